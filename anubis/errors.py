@@ -2,6 +2,7 @@
 
     AnubisError                 what happened, and a hint: what to do now
     |- ConfigError              mend the file              exit 78
+    |- BadRequest               mend the call              exit 2
     |- UnknownConnection        use a name that exists     exit 2
     |- Refused                  ask the far administrator  exit 1
     |- NoAnswer                 check the way there        exit 3
@@ -15,13 +16,15 @@ This module owns the tree and the exit statuses, and refuses to know where any o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
     "AnubisError",
+    "BadRequest",
     "ConfigError",
     "DaemonNotRunning",
     "LocalFailure",
@@ -31,6 +34,7 @@ __all__ = [
     "Problem",
     "Refused",
     "UnknownConnection",
+    "nearest",
 ]
 
 
@@ -81,6 +85,13 @@ class ConfigError(AnubisError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class BadRequest(AnubisError):
+    """A call of the HTTP API that is wrong in itself; nothing was done."""
+
+    kind = "bad_request"
+    exit_status = 2
+
+
 class UnknownConnection(AnubisError):
     """No entry of the authorized-peers file has this name."""
 
@@ -128,3 +139,9 @@ class NotPermitted(AnubisError):
 
     kind = "not_permitted"
     exit_status = 77
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return a hint that names what was probably meant, or None if nothing is near."""
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {matches[0]}?" if matches else None
