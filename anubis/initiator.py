@@ -102,8 +102,8 @@ class Initiator:
             if reply.result == Result.STALE and reply.challenge is not None:
                 return self._ask(self._current_suite, reply.challenge, now)
             if reply.result == Result.SUITE_REFUSED:
-                suite = next((s for s in self.suites if s in reply.suites), None)
-                if suite is not None and suite not in self._tried:
+                suite = next((s for s in reply.suites if self._may_try(s)), None)
+                if suite is not None:
                     return self._ask(suite, None, now)
         self.outcome = reply
         return None
@@ -111,6 +111,9 @@ class Initiator:
     @property
     def _current_suite(self) -> int:
         return self._header.suite if self._header else self.suites[0]
+
+    def _may_try(self, suite: int) -> bool:
+        return suite in self.suites and suite not in self._tried
 
     def _ask(self, suite: int, challenge: bytes | None, now: float) -> bytes:
         """Make a new request: a new id, a new timestamp, a new nonce."""

@@ -1,8 +1,8 @@
 """The responder's half of an exchange, sans-IO: datagrams in, decisions out.
 
-Owns the duties of a receiver (`docs/protocol.md`, section 9): the order of checks, freshness, the
-answer to a repeat. Refuses to know sockets, clocks and what a verb does: a fresh request is handed
-out as `Accepted`, and whoever acts on it comes back with `answer`.
+Owns the duties of a receiver (`docs/protocol.md`, section 9): the order of the checks, the refusals
+and the answer to a repeat. Refuses to know sockets, clocks and what a verb does: a fresh request is
+handed out as `Accepted`, and whoever acts on it comes back with `answer`.
 
 Receiving never raises. Every table is bounded. The order is by cost: a stranger's datagram costs a
 few comparisons, and only what came through the tunnel of an authorized peer and names an authorized
@@ -12,22 +12,21 @@ sender costs an AEAD.
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from typing import Protocol
 
-from anubis.channel import Channel, Keyring
+from anubis.channel import Keyring
+from anubis.freshness import MAX_SESSIONS, Session, Sessions
 from anubis.suites import SUITES, NotAuthentic
-from anubis.tai64n import NANOSECONDS
 from anubis.wire import (
-    CHALLENGE_SIZE,
     HEADER_SIZE,
     MAX_DATAGRAM,
     MAX_REPLY_FACTOR,
     NONCE_SIZE,
+    REQUEST_ID_SIZE,
     TAG_SIZE,
     Header,
     Malformed,
@@ -41,10 +40,6 @@ from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PublicKey
 
 __all__ = ["Accepted", "Answered", "Directory", "Dropped", "Outcome", "PeerIdentity", "Responder"]
-
-CLOCK_WINDOW_NS = 120 * NANOSECONDS  # how far a timestamp may be from our clock, either way
-CHALLENGE_LIFETIME_NS = 30 * NANOSECONDS
-MAX_SESSIONS = 65_536
 
 
 class PeerIdentity(Protocol):
@@ -102,58 +97,59 @@ Outcome = Dropped | Answered | Accepted
 
 
 @dataclass(slots=True)
-class _Session:
-    """What is remembered of one initiator: constant size, whatever it sends."""
-
-    watermark_ns: int
-    digest: bytes = b""
-    reply: bytes | None = None  # None while the request with that digest is being acted on
-    challenge: bytes = b""
-    challenge_until_ns: int = 0
-
-
-@dataclass(slots=True)
 class Responder:
     """All exchanges in which this host is the responder.
 
     `floor_ns` is the time before which nothing is fresh: the start of the daemon. Together with
-    the watermarks of an earlier run it makes a request that was recorded then worthless now.
+    the watermarks of an earlier run it makes a request that was recorded then worthless now. Where
+    the clock may have been wrong at the start, pass 0 and give `receive` the time of running.
     """
 
     keyring: Keyring
     directory: Directory
     random: Callable[[int], bytes]
-    accepted_suites: tuple[int, ...]
+    accepted_suites: tuple[int, ...]  # by preference
     floor_ns: int
     drops: Counter[str] = field(default_factory=Counter)
     max_sessions: int = MAX_SESSIONS
-    _sessions: OrderedDict[PublicKey, _Session] = field(default_factory=OrderedDict)
+    _sessions: Sessions = field(init=False)
 
-    def receive(self, datagram: bytes, source: IPv6Address, now_ns: int) -> Outcome:
-        """Judge one request datagram; `now_ns` counts from 1970. Never raises."""
+    def __post_init__(self) -> None:
+        self._sessions = Sessions(self.floor_ns, self.max_sessions)
+
+    def receive(
+        self, datagram: bytes, source: IPv6Address, now_ns: int, running_ns: int | None = None
+    ) -> Outcome:
+        """Judge one request datagram; never raises.
+
+        `now_ns` counts from 1970, by a clock that may be wrong and may be set. `running_ns` is for
+        how long this responder has been running, by a clock that is never set: nothing from before
+        is fresh, reckoned on the clock as it is now.
+        """
+        start_ns = 0 if running_ns is None else now_ns - running_ns
         try:
-            return self._receive(datagram, source, now_ns)
+            return self._receive(datagram, source, now_ns, start_ns)
         except Malformed as error:
             return self._drop(error.reason)
 
     def answer(self, accepted: Accepted, reply: Reply) -> bytes:
         """Seal the reply to a request that was acted on, and keep it for its repeats."""
-        datagram = self._seal(accepted, reply)
+        datagram = self._seal(accepted.header, accepted.length, reply)
         session = self._sessions.get(accepted.header.sender)
         if session is not None and session.digest == accepted.digest:
             session.reply = datagram
         return datagram
 
     def watermarks(self) -> dict[PublicKey, int]:
-        """Return the newest accepted time of each initiator, in ns since 1970, to be kept."""
-        return {sender: session.watermark_ns for sender, session in self._sessions.items()}
+        """Return the newest time judged of each initiator, in ns since 1970, to be kept."""
+        return self._sessions.watermarks()
 
     def restore(self, watermarks: Mapping[PublicKey, int]) -> None:
         """Take up the watermarks of an earlier run."""
-        for sender, watermark_ns in watermarks.items():
-            self._session(sender).watermark_ns = watermark_ns
+        self._sessions.restore(watermarks)
 
-    def _receive(self, datagram: bytes, source: IPv6Address, now_ns: int) -> Outcome:
+    def _receive(self, datagram: bytes, source: IPv6Address, now_ns: int, start_ns: int) -> Outcome:
+        """Check in the order of section 9. Raises Malformed for a header that cannot be read."""
         header = Header.decode(datagram)
         if header.type is not MessageType.REQUEST:
             return self._drop("unexpected_reply")
@@ -167,51 +163,55 @@ class Responder:
             return self._drop("unknown_sender", tunnel.name)
         digest = hashlib.blake2s(datagram).digest()
         session = self._sessions.get(header.sender)
-        if session is not None and sender is tunnel and session.digest == digest:
+        if session is not None and sender.name == tunnel.name and session.digest == digest:
             return self._repeat(session, sender.name)
-        request = self._open(header, datagram)
-        if request is None:
+        try:
+            body = self.keyring.channel(header.sender).open(header, datagram)
+        except (NotAuthentic, KeyFormatError):
             return self._drop("not_authentic", tunnel.name)
-        accepted = Accepted(sender.name, request, header, len(datagram), digest)
-        refusal = self._judge(accepted, tunnel.name, now_ns)
-        if refusal is not None:
-            return Answered(self._seal(accepted, refusal), sender.name, refusal.result)
-        self._remember(accepted, now_ns)
-        return accepted
+        judged = self._judge(header, body, sender.name == tunnel.name, now_ns, start_ns)
+        if isinstance(judged, Reply):
+            sealed = self._seal(header, len(datagram), judged)
+            return Answered(sealed, sender.name, judged.result)
+        self._sessions.open(header.sender).accept(digest)
+        return Accepted(sender.name, judged, header, len(datagram), digest)
 
     def _drop(self, reason: str, peer: str | None = None) -> Dropped:
         self.drops[reason] += 1
         return Dropped(reason, peer)
 
-    def _repeat(self, session: _Session, peer: str) -> Outcome:
+    def _repeat(self, session: Session, peer: str) -> Outcome:
         if session.reply is None:
             return self._drop("in_progress", peer)
         return Answered(session.reply, peer, Result.UNCHANGED, repeat=True)
 
-    def _open(self, header: Header, datagram: bytes) -> Request | None:
-        try:
-            channel: Channel = self.keyring.channel(header.sender)
-            return Request.decode(channel.open(header, datagram))
-        except (NotAuthentic, KeyFormatError):
-            return None
-
-    def _judge(self, accepted: Accepted, tunnel: str, now_ns: int) -> Reply | None:
-        """Return the refusal of an authentic request, or None if it may be acted on."""
-        request = accepted.request
-        refusal = Reply(request.request_id, now_ns, Result.DONE)
-        if tunnel != accepted.peer:
+    def _judge(
+        self, header: Header, body: bytes, same_peer: bool, now_ns: int, start_ns: int
+    ) -> Request | Reply:
+        """Return the request of an authentic body if it may be acted on, else its refusal."""
+        refusal = Reply(body[:REQUEST_ID_SIZE], now_ns, Result.DONE)
+        if not same_peer:
             return replace(
                 refusal,
                 result=Result.KEY_MISMATCH,
                 reason="this production key and this control tunnel belong to different peers",
             )
-        if accepted.header.suite not in self.accepted_suites:
+        if header.suite not in self.accepted_suites:
             return replace(
                 refusal,
                 result=Result.SUITE_REFUSED,
                 suites=self.accepted_suites,
-                reason=f"suite {accepted.header.suite} is not accepted here",
+                reason=f"suite {header.suite} is not accepted here",
             )
+        try:
+            request = Request.decode(body)
+        except Malformed as error:
+            return replace(refusal, result=Result.MALFORMED, reason=str(error))
+        return self._judge_request(request, header.sender, refusal, now_ns, start_ns)
+
+    def _judge_request(
+        self, request: Request, sender: PublicKey, refusal: Reply, now_ns: int, start_ns: int
+    ) -> Request | Reply:
         if request.unknown_critical:
             return replace(
                 refusal,
@@ -224,58 +224,21 @@ class Responder:
                 result=Result.UNSUPPORTED_VERB,
                 reason=f"verb {request.verb} is not understood here",
             )
-        return self._judge_freshness(accepted, refusal, now_ns)
-
-    def _judge_freshness(self, accepted: Accepted, refusal: Reply, now_ns: int) -> Reply | None:
-        session = self._session(accepted.header.sender)
-        request = accepted.request
-        challenge = session.challenge if now_ns < session.challenge_until_ns else b""
-        if request.challenge is not None:
-            # A challenge proves freshness whatever the clock says, and a wrong one disproves it:
-            # a recorded request must not fall back on its timestamp.
-            if challenge and hmac.compare_digest(request.challenge, challenge):
-                return None
-        elif (
-            request.unix_ns > max(session.watermark_ns, self.floor_ns)
-            and abs(request.unix_ns - now_ns) <= CLOCK_WINDOW_NS
-        ):
-            return None
-        if not challenge:
-            challenge = session.challenge = self.random(CHALLENGE_SIZE)
-            session.challenge_until_ns = now_ns + CHALLENGE_LIFETIME_NS
+        session = self._sessions.open(sender)
+        floor_ns = max(self._sessions.floor_ns, start_ns)
+        if session.is_fresh(request.unix_ns, request.challenge, floor_ns, now_ns):
+            return request
         return replace(
             refusal,
             result=Result.STALE,
-            challenge=challenge,
+            challenge=session.challenge(now_ns, self.random),
             reason="the timestamp is not newer than the last one, or too far from this clock",
         )
 
-    def _remember(self, accepted: Accepted, now_ns: int) -> None:
-        session = self._session(accepted.header.sender)
-        # A time accepted by challenge may be years ahead: it must not outlaw the right time later.
-        if abs(accepted.request.unix_ns - now_ns) <= CLOCK_WINDOW_NS:
-            session.watermark_ns = max(session.watermark_ns, accepted.request.unix_ns)
-        session.challenge_until_ns = 0
-        session.digest = accepted.digest
-        session.reply = None
-
-    def _session(self, sender: PublicKey) -> _Session:
-        session = self._sessions.get(sender)
-        if session is None:
-            session = self._sessions[sender] = _Session(watermark_ns=self.floor_ns)
-            if len(self._sessions) > self.max_sessions:
-                _, forgotten = self._sessions.popitem(last=False)
-                # Whoever is forgotten must not gain by it: the floor rises to what it had reached.
-                self.floor_ns = max(self.floor_ns, forgotten.watermark_ns)
-        self._sessions.move_to_end(sender)
-        return session
-
-    def _seal(self, accepted: Accepted, reply: Reply) -> bytes:
-        limit = min(MAX_DATAGRAM, MAX_REPLY_FACTOR * accepted.length) - HEADER_SIZE - TAG_SIZE
+    def _seal(self, request: Header, length: int, reply: Reply) -> bytes:
+        """Seal a reply in the suite of its request, whose datagram had `length` bytes."""
+        limit = min(MAX_DATAGRAM, MAX_REPLY_FACTOR * length) - HEADER_SIZE - TAG_SIZE
         header = Header(
-            MessageType.REPLY,
-            accepted.header.suite,
-            self.keyring.public_key,
-            self.random(NONCE_SIZE),
+            MessageType.REPLY, request.suite, self.keyring.public_key, self.random(NONCE_SIZE)
         )
-        return self.keyring.channel(accepted.header.sender).seal(header, reply.encode(limit))
+        return self.keyring.channel(request.sender).seal(header, reply.encode(limit))

@@ -101,6 +101,7 @@ class Result(IntEnum):
     CONFLICT = 23
     FAILED = 24
     NO_CONNECTION = 25
+    MALFORMED = 26
 
 
 class State(IntEnum):
@@ -177,7 +178,7 @@ class Request:
         timestamp = tai64n.encode(self.unix_ns)
         parts = [_REQUEST.pack(self.request_id, timestamp, self.verb, bytes(3))]
         if self.lease is not None:
-            parts.append(_option(Option.LEASE, _U32.pack(self.lease)))
+            parts.append(_option(Option.LEASE, _pack_u32(self.lease)))
         if self.reason:
             parts.append(_option(Option.REASON, _clip(self.reason)))
         if self.challenge is not None:
@@ -233,7 +234,7 @@ class Reply:
         """
         timestamp = tai64n.encode(self.unix_ns)
         body = _REPLY.pack(
-            self.request_id, timestamp, self.result, self.state, bytes(2), min(self.lease, _MAX_U32)
+            self.request_id, timestamp, self.result, self.state, bytes(2), _clamp(self.lease)
         )
         for option in self._options():
             if len(body) + len(option) <= limit:
@@ -248,9 +249,9 @@ class Reply:
         if self.reason:
             yield _option(Option.REASON, _clip(self.reason))
         if self.up_for is not None:
-            yield _option(Option.UP_FOR, _U32.pack(min(self.up_for, _MAX_U32)))
+            yield _option(Option.UP_FOR, _pack_u32(self.up_for))
         if self.handshake_age is not None:
-            yield _option(Option.HANDSHAKE_AGE, _U32.pack(min(self.handshake_age, _MAX_U32)))
+            yield _option(Option.HANDSHAKE_AGE, _pack_u32(self.handshake_age))
         if self.transfer is not None:
             yield _option(Option.TRANSFER, _TRANSFER.pack(*self.transfer))
         if self.endpoint is not None:
@@ -291,9 +292,18 @@ def _option(kind: int, value: bytes) -> bytes:
     return _OPTION.pack(kind, len(value)) + value
 
 
+def _clamp(seconds: int) -> int:
+    """Bring a duration into 32 bits; a clock that was set can make one negative."""
+    return max(0, min(seconds, _MAX_U32))
+
+
+def _pack_u32(seconds: int) -> bytes:
+    return _U32.pack(_clamp(seconds))
+
+
 def _clip(text: str) -> bytes:
-    """Cut a text to MAX_REASON bytes of whole characters."""
-    return text.encode()[:MAX_REASON].decode(errors="ignore").encode()
+    """Cut a text to MAX_REASON bytes of whole characters; lone surrogates become `?`."""
+    return text.encode(errors="replace")[:MAX_REASON].decode(errors="ignore").encode()
 
 
 def _collect(data: bytes) -> tuple[dict[int, bytes], list[bytes], tuple[int, ...]]:
