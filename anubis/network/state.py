@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 __all__ = [
     "MAIN_TABLE",
+    "NFT_TABLES",
     "ROUTE_PROTOCOL",
     "RULE_PRIORITIES",
     "NetworkState",
@@ -28,6 +29,7 @@ IPNetwork = IPv4Network | IPv6Network
 MAIN_TABLE = 254  # RT_TABLE_MAIN, linux/rtnetlink.h
 ROUTE_PROTOCOL = 214  # rtm_protocol of our routes, FRA_PROTOCOL of our rules; nobody's in rt_protos
 RULE_PRIORITIES = range(21400, 21500)
+NFT_TABLES = frozenset({("inet", "anubis"), ("inet", "anubis_bearer")})  # family, name
 
 
 class RouteKind(Enum):
