@@ -1,0 +1,128 @@
+"""Datagrams of the protocol over one UDP socket: sending requests, waiting for replies.
+
+Owns the socket on the control address and the exchanges under way. Refuses to know what a request
+is about and how the control plane is kept alive. A request of another host goes to `on_request`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import Any
+
+from anubis.daemon.log import event
+from anubis.errors import LocalFailure
+from anubis.initiator import Initiator, NoReply
+from anubis.network.plan import SERVICE_PORT
+from anubis.wire import MAX_DATAGRAM, MessageType, Reply
+
+__all__ = ["Courier", "Exchange"]
+
+_MAX_WAITING = 32  # datagrams kept for one exchange
+
+
+class Exchange:
+    """One request under way. `resend` may be called when the way was just repaired."""
+
+    def __init__(self, initiator: Initiator, send: Callable[[bytes], None]) -> None:
+        self._initiator = initiator
+        self._send = send
+        self.inbox: asyncio.Queue[bytes] = asyncio.Queue(_MAX_WAITING)
+
+    def resend(self) -> None:
+        """Send the request again now."""
+        datagram = self._initiator.again(asyncio.get_running_loop().time())
+        if datagram is not None:
+            self._send(datagram)
+
+    async def run(self) -> Reply | NoReply:
+        """Drive the machine until it has an outcome."""
+        loop = asyncio.get_running_loop()
+        initiator = self._initiator
+        self._send(initiator.start(loop.time()))
+        while initiator.outcome is None:
+            try:
+                async with asyncio.timeout_at(initiator.timer):
+                    received = await self.inbox.get()
+            except TimeoutError:
+                datagram = initiator.on_timer(loop.time())
+            else:
+                datagram = initiator.on_datagram(received, loop.time())
+            if datagram is not None:
+                self._send(datagram)
+        return initiator.outcome
+
+
+class Courier(asyncio.DatagramProtocol):
+    """The socket: bound to the control address and to the interface, so to nothing else."""
+
+    def __init__(self) -> None:
+        self._on_request: Callable[[bytes, IPv6Address, int], None] | None = None
+        self._exchanges: dict[IPv6Address, set[Exchange]] = {}
+        self._transport: asyncio.DatagramTransport | None = None
+
+    async def open(
+        self,
+        interface: str,
+        address: IPv6Address,
+        on_request: Callable[[bytes, IPv6Address, int], None],
+    ) -> None:
+        """Bind the socket; hand requests to `on_request`. Raises LocalFailure."""
+        self._on_request = on_request
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+            sock.bind((str(address), SERVICE_PORT))
+        except OSError as error:
+            sock.close()
+            raise LocalFailure(
+                f"cannot listen on [{address}]:{SERVICE_PORT}: {error.strerror}",
+                f"ss -lunp sport = :{SERVICE_PORT} shows who else does",
+            ) from error
+        loop = asyncio.get_running_loop()
+        await loop.create_datagram_endpoint(lambda: self, sock=sock)
+
+    def close(self) -> None:
+        """Close the socket; exchanges under way end by their deadlines."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def send(self, datagram: bytes, address: IPv6Address, port: int = SERVICE_PORT) -> None:
+        """Send a datagram; like every datagram it may be lost."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.sendto(datagram, (str(address), port))
+
+    def exchange(self, initiator: Initiator, address: IPv6Address) -> Exchange:
+        """Begin an exchange with the host at this control address; `finish` must follow."""
+        exchange = Exchange(initiator, lambda datagram: self.send(datagram, address))
+        self._exchanges.setdefault(address, set()).add(exchange)
+        return exchange
+
+    def finish(self, exchange: Exchange, address: IPv6Address) -> None:
+        """Forget an exchange."""
+        waiting = self._exchanges.get(address, set())
+        waiting.discard(exchange)
+        if not waiting:
+            self._exchanges.pop(address, None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport (asyncio.DatagramProtocol)."""
+        if isinstance(transport, asyncio.DatagramTransport):
+            self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Hand a reply to its exchange, anything else to the responder."""
+        source = IPv6Address(str(addr[0]).partition("%")[0])
+        if 2 <= len(data) <= MAX_DATAGRAM and data[1] == MessageType.REPLY:
+            for exchange in self._exchanges.get(source, ()):
+                if not exchange.inbox.full():
+                    exchange.inbox.put_nowait(data)
+        elif self._on_request is not None:
+            self._on_request(data, source, int(addr[1]))
+
+    def error_received(self, exc: Exception) -> None:
+        """Log what the kernel says of a datagram that could not be sent."""
+        event(logging.DEBUG, "datagram_not_sent", reason=exc)

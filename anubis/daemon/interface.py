@@ -1,0 +1,118 @@
+"""A WireGuard interface that Anubis makes where there is none, and removes only if it made it.
+
+Who made it is written where no crash can lose it: in the interface's alias (`ip link show`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Interface, IPv6Interface
+
+from anubis.daemon.log import event
+from anubis.errors import LocalFailure
+from anubis.network.apply import Network
+from anubis.wireguard.backend import Backend
+from anubis.wireguard.errors import (
+    BackendError,
+    BackendPermissionDenied,
+    BackendUnavailable,
+    DeviceNotFound,
+    WireGuardError,
+)
+from anubis.wireguard.keys import PrivateKey
+from anubis.wireguard.types import Device, DeviceChange
+
+__all__ = ["Interface", "explained"]
+
+ALIAS = "made by anubis"
+
+
+@asynccontextmanager
+async def explained(doing: str) -> AsyncIterator[None]:
+    """Turn an error of the WireGuard package into one for people. `doing` begins the message."""
+    try:
+        yield
+    except BackendPermissionDenied as error:
+        raise LocalFailure(f"{doing}: {error}", "the daemon needs CAP_NET_ADMIN") from error
+    except BackendUnavailable as error:
+        hint = "load the kernel's wireguard module, or install wireguard-go"
+        raise LocalFailure(f"{doing}: {error}", hint) from error
+    except WireGuardError as error:
+        raise LocalFailure(f"{doing}: {error}") from error
+
+
+class Interface:
+    """One interface, by name; `made` is true while Anubis has to remove it."""
+
+    def __init__(self, name: str, backend: Backend, network: Network) -> None:
+        self.name = name
+        self.made = False
+        self._backend = backend
+        self._network = network
+
+    async def ensure(self) -> None:
+        """Make the interface, unless one of that name is there already."""
+        async with explained(f"cannot make {self.name}"):
+            if self._network.link_index(self.name) is not None:
+                self.made = await self._network.alias(self.name) == ALIAS
+                return
+            await self._backend.create(self.name)
+            self.made = True
+            await self._network.set_alias(self.name, ALIAS)
+            event(logging.DEBUG, "interface_made", interface=self.name)
+
+    async def set_up(
+        self,
+        private_key: PrivateKey,
+        listen_port: int,
+        fwmark: int,
+        addresses: Sequence[IPv4Interface | IPv6Interface],
+    ) -> None:
+        """Configure an interface that Anubis made and bring it up, still without peers."""
+        change = DeviceChange(private_key=private_key, listen_port=listen_port, fwmark=fwmark)
+        try:
+            await self._backend.configure(self.name, change)
+            await self._network.configure_link(self.name, addresses, None)
+        except (BackendError, LocalFailure) as error:
+            if _errno(error) == errno.EADDRINUSE:
+                raise LocalFailure(
+                    f"UDP port {listen_port} of {self.name} is in use by another program",
+                    f"ss -lunp sport = :{listen_port} shows which; or set another ListenPort",
+                ) from error
+            async with explained(f"cannot configure {self.name}"):
+                raise
+
+    async def device(self) -> Device:
+        """Read the interface. Raises LocalFailure."""
+        async with explained(f"cannot read {self.name}"):
+            return await self._backend.device(self.name)
+
+    async def configure(self, change: DeviceChange) -> None:
+        """Change the interface. Raises LocalFailure."""
+        async with explained(f"cannot configure {self.name}"):
+            await self._backend.configure(self.name, change)
+
+    async def remove(self) -> None:
+        """Remove the interface if Anubis made it."""
+        if self.made:
+            try:
+                async with explained(f"cannot remove {self.name}"):
+                    await self._backend.delete(self.name)
+            except LocalFailure as error:
+                if not isinstance(error.__cause__, DeviceNotFound):
+                    raise
+            self.made = False
+
+
+def _errno(error: BaseException) -> int | None:
+    """Return the system's error number behind an error, wherever in the chain it stands."""
+    seen: BaseException | None = error
+    while seen is not None:
+        number = getattr(seen, "errno", None) or getattr(seen, "code", None)
+        if isinstance(number, int):
+            return number
+        seen = seen.__cause__
+    return None

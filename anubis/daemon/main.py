@@ -1,0 +1,184 @@
+"""The daemon assembled: what is started in which order, and stopped in the reverse one.
+
+Owns the process: signals, the state file's moments, readiness. Every part it starts, it stops,
+also when a later part fails to start: a daemon that cannot run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+
+from anubis.authorized_peers import HostFiles, load_host
+from anubis.channel import Keyring
+from anubis.daemon.api import ApiServer
+from anubis.daemon.clock import Clock
+from anubis.daemon.control_plane import ControlPlane
+from anubis.daemon.interface import explained
+from anubis.daemon.leases import Leases
+from anubis.daemon.log import event, set_up
+from anubis.daemon.notify import notify
+from anubis.daemon.operations import DaemonOperations
+from anubis.daemon.parts import Parts
+from anubis.daemon.production import Production
+from anubis.daemon.responding import Responding
+from anubis.daemon.shares import Shares
+from anubis.daemon.state import SavedState, StateFile
+from anubis.errors import LocalFailure
+from anubis.gatekeeper import Gatekeeper
+from anubis.network.apply import Network
+from anubis.network.state import NetworkState
+from anubis.responder import Responder
+from anubis.wireguard.auto import open_backend
+from anubis.wireguard.backend import Backend
+
+__all__ = ["run"]
+
+RUN_DIRECTORY = Path("/run/anubis")
+
+
+def run(config_path: Path, *, debug: bool) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises AnubisError if it cannot start."""
+    set_up(debug=debug)
+    host = load_host(config_path)
+    RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+    with _only_one():
+        asyncio.run(_run(host))
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Hold the lock of the running daemon; the kernel drops it however the daemon ends."""
+    path = RUN_DIRECTORY / "lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalFailure(
+                "another anubis daemon is running on this host", "systemctl status anubis"
+            ) from None
+        yield
+
+
+async def _run(host: HostFiles) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    state_file = StateFile(RUN_DIRECTORY / "state.json")
+    saved = state_file.load()
+    async with AsyncExitStack() as stack:
+        backend = open_backend(host.config.control.backend)
+        stack.push_async_callback(backend.close)
+        daemon = Daemon(host, backend, state_file, saved)
+        await stack.enter_async_context(daemon.network)
+        stack.push_async_callback(daemon.stop)
+        await daemon.start(saved)
+        notify("READY=1", f"STATUS={len(host.peers)} peers authorized")
+        event(
+            logging.INFO,
+            "ready",
+            peers=len(host.peers),
+            control_address=daemon.control.addresses.routable,
+        )
+        await stopping.wait()
+        notify("STOPPING=1")
+
+
+class Daemon:
+    """All parts of one running daemon."""
+
+    def __init__(
+        self,
+        host: HostFiles,
+        backend: Backend,
+        state_file: StateFile,
+        saved: SavedState,
+    ) -> None:
+        clock, random = Clock(), os.urandom
+        config, peers = host.config, host.peers
+        self.network = Network(saved.sysctls, lambda _: self.save())
+        self._config = config
+        self._state_file = state_file
+        keyring = Keyring(host.production_key)
+        shares = Shares(self.network)
+        self._gatekeeper = Gatekeeper(peers, config.production)
+        self._responder = Responder(
+            keyring, peers, random, config.control.suites, floor_ns=clock.unix_ns()
+        )
+        self.control = ControlPlane(
+            config.control,
+            host.control_key,
+            keyring,
+            backend=backend,
+            shares=shares,
+            clock=clock,
+            random=random,
+        )
+        self._production = Production(
+            config.production, host.production_key, backend=backend, shares=shares, save=self.save
+        )
+        parts = Parts(self._gatekeeper, self.control, self._production, clock, random, self.save)
+        self._responding = Responding(self._responder, parts)
+        self._leases = Leases(parts)
+        self._api = ApiServer(DaemonOperations(parts), RUN_DIRECTORY / "anubis.sock")
+        self._lease_task: asyncio.Task[None] | None = None
+        self._clock = clock
+
+    async def start(self, saved: SavedState) -> None:
+        """Start every part, taking up what an earlier run left. Raises AnubisError."""
+        self._responder.restore(saved.watermarks)
+        now = self._clock.boot()
+        peers = self._gatekeeper.peers
+        for connection in saved.connections:
+            if peers.by_name(connection.name) is not None and connection.expires > now:
+                self._gatekeeper.adopt(connection)
+        self._production.borrowed_mark = saved.borrowed_mark
+        async with explained("cannot start"):
+            await self.network.adopt(NetworkState())
+            await self._production.start()
+            await self.control.start(
+                peers,
+                mark=self._production.mark,
+                table=self._config.production.table,
+                on_request=self._responding.on_request,
+            )
+            await self._production.reconcile(saved.peers, self._gatekeeper.up_peers())
+        for peer in self._gatekeeper.up_peers():
+            await self.control.keep_alive(peer, on=True)
+        self.save()
+        self._lease_task = asyncio.create_task(self._leases.run())
+        await self._api.start()
+
+    async def stop(self) -> None:
+        """Tell the far ends, then remove everything that is ours."""
+        await self._api.stop()
+        if self._lease_task is not None:
+            self._lease_task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._lease_task
+            await self._leases.farewell()
+        await self._responding.stop()
+        await self._production.stop()
+        await self.control.stop()
+        self._state_file.remove()
+        event(logging.INFO, "stopped")
+
+    def save(self) -> None:
+        """Write the state, and let the leases be looked at again."""
+        self._state_file.save(
+            SavedState(
+                connections=tuple(self._gatekeeper),
+                peers=dict(self._production.peers),
+                watermarks=self._responder.watermarks(),
+                sysctls=dict(self.network.saved_sysctls),
+                borrowed_mark=self._production.borrowed_mark,
+            )
+        )
+        self._leases.wake()

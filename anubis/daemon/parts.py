@@ -1,0 +1,48 @@
+"""What everything that acts on connections acts through, and the one way to end a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anubis.authorized_peers import AuthorizedPeer
+from anubis.daemon.clock import Clock
+from anubis.daemon.control_plane import ControlPlane
+from anubis.daemon.production import Production
+from anubis.gatekeeper import Gatekeeper, Role
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one daemon. `save` writes the state file and has the leases looked at."""
+
+    gatekeeper: Gatekeeper
+    control: ControlPlane
+    production: Production
+    clock: Clock
+    random: Callable[[int], bytes]
+    save: Callable[[], None]
+
+    async def begin(self, peer: AuthorizedPeer, role: Role, lease: int) -> None:
+        """Note that a connection is up for `lease` seconds, and mark its bearer packets."""
+        self.gatekeeper.opened(
+            peer.name,
+            role,
+            lease,
+            self.clock.boot(),
+            since=self.clock.unix_ns() / 1e9,
+            jitter=self.random(1)[0] / 256,
+        )
+        self.save()
+        await self.control.set_mark(self.production.mark)
+        if role is Role.INITIATOR:
+            await self.control.keep_alive(peer, on=True)
+
+    async def end(self, peer: AuthorizedPeer) -> None:
+        """Remove this side of a connection: peer, routes, keepalive, and the note of it."""
+        self.gatekeeper.closed(peer.name)
+        await self.production.remove(peer)
+        await self.control.keep_alive(peer, on=False)
+        self.save()

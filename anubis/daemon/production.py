@@ -1,0 +1,327 @@
+"""Production: the interface that carries the traffic, and the peers, routes and rules on it.
+
+Owns what belongs to connections on `wg0`, and which peers there are Anubis's. Refuses to know why a
+connection comes or goes. Each change is whole: if a part of it fails, what was done is undone.
+Peers, routes and rules of others are never touched.
+
+A connection is opened in two steps. `prepare` adds the peer without AllowedIPs: it can shake hands,
+but nothing is routed to it and nothing is taken from another peer. `commit` gives it its AllowedIPs
+and the routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
+
+from anubis.authorized_peers import AuthorizedPeer
+from anubis.config import Production as ProductionConfig
+from anubis.daemon.interface import Interface
+from anubis.daemon.log import event
+from anubis.daemon.shares import Shares
+from anubis.errors import AnubisError, LocalFailure
+from anubis.network.plan import production_state
+from anubis.network.state import NetworkState
+from anubis.wireguard.backend import Backend
+from anubis.wireguard.keys import PrivateKey, PublicKey
+from anubis.wireguard.types import Device, DeviceChange, Endpoint, Peer, PeerChange
+
+__all__ = ["Production"]
+
+TRIGGER_KEEPALIVE = 25  # seconds; switching it on makes WireGuard shake hands at once
+
+IPNetwork = IPv4Network | IPv6Network
+
+
+class Production:
+    """The production interface of this host."""
+
+    def __init__(
+        self,
+        config: ProductionConfig,
+        private_key: PrivateKey,
+        *,
+        backend: Backend,
+        shares: Shares,
+        save: Callable[[], None],
+    ) -> None:
+        self.peers: dict[str, PublicKey] = {}  # ours on the interface, by connection
+        self.borrowed_mark = False
+        self.mark = config.fwmark
+        self._config = config
+        self._private_key = private_key
+        self._public_key = private_key.public_key()
+        self._interface = Interface(config.interface, backend, shares.network)
+        self._shares = shares
+        self._save = save
+        self._committed: dict[str, AuthorizedPeer] = {}
+        self._lock = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        """The interface's name."""
+        return self._config.interface
+
+    async def start(self) -> None:
+        """Make the interface where there is none. Raises LocalFailure."""
+        await self._ensure()
+
+    async def reconcile(self, peers: dict[str, PublicKey], up: Iterable[AuthorizedPeer]) -> None:
+        """After a crash: take up the connections that are still up, remove other leftovers.
+
+        `peers` is what the state file says was ours.
+        """
+        self.peers = dict(peers)
+        kept = {peer.name: peer for peer in up}
+        for name in [name for name in peers if name not in kept]:
+            await self._remove_peer(name)
+        for peer in kept.values():
+            await self.commit(peer, None)
+
+    async def stop(self) -> None:
+        """Remove everything that is ours, and the interface if Anubis made it."""
+        async with self._lock:
+            for name in list(self.peers):
+                with suppress(LocalFailure):
+                    await self._remove_peer(name)
+            self._committed.clear()
+            await self._apply()
+            if not self._interface.made:
+                await self._return_mark()
+            await self._interface.remove()
+
+    async def device(self) -> Device:
+        """Read the interface. Raises LocalFailure."""
+        return await self._interface.device()
+
+    async def peer(self, entry: AuthorizedPeer) -> Peer | None:
+        """Return the peer of an entry as WireGuard sees it, or None."""
+        return (await self.device()).peer(entry.public_key)
+
+    async def prepare(self, entry: AuthorizedPeer, endpoint: Endpoint | None) -> None:
+        """Add the peer, able to shake hands and nothing more. Raises LocalFailure."""
+        async with self._lock:
+            await self._admit(entry)
+            if entry.name in self._committed:
+                return
+            change = _change(entry, endpoint)
+            await self._interface.configure(DeviceChange(peers=(change,)))
+
+    async def shake(
+        self, entry: AuthorizedPeer, endpoint: Endpoint | None, *, anew: bool = False
+    ) -> None:
+        """Make WireGuard shake hands with the peer now.
+
+        `anew` forgets a handshake under way, which WireGuard would repeat only after 5 s.
+        """
+        async with self._lock:
+            if entry.name not in self.peers:
+                return
+            committed = entry.name in self._committed
+            change = PeerChange(
+                entry.public_key,
+                replace=anew,
+                update_only=not anew,
+                preshared_key=entry.preshared_key,
+                endpoint=endpoint,
+                persistent_keepalive=TRIGGER_KEEPALIVE,
+                allowed_ips=entry.allowed_ips if committed and anew else None,
+            )
+            await self._interface.configure(DeviceChange(peers=(change,)))
+
+    async def settle(self, entry: AuthorizedPeer) -> None:
+        """After the handshake: the keepalive that the administrator wants."""
+        async with self._lock:
+            if entry.name in self.peers:
+                change = PeerChange(
+                    entry.public_key,
+                    update_only=True,
+                    persistent_keepalive=entry.persistent_keepalive,
+                )
+                await self._interface.configure(DeviceChange(peers=(change,)))
+
+    async def commit(
+        self,
+        entry: AuthorizedPeer,
+        endpoint: Endpoint | None,
+        rivals: Iterable[AuthorizedPeer] = (),
+    ) -> int:
+        """Give the peer its AllowedIPs and the routes; return how many routes there are.
+
+        From `rivals`, connections of ours, networks may be taken. Raises LocalFailure, and then
+        AllowedIPs and routes are as they were.
+        """
+        async with self._lock:
+            device = await self._admit(entry, rivals)
+            before = dict(self._committed)
+            self._committed[entry.name] = entry
+            try:
+                change = _change(entry, endpoint, entry.allowed_ips)
+                await self._interface.configure(DeviceChange(peers=(change,)))
+                await self._verify(entry)
+                await self._fit_mtu()
+                return await self._apply()
+            except BaseException:
+                self._committed = before
+                await asyncio.shield(self._put_back(device, entry))
+                raise
+
+    async def remove(self, entry: AuthorizedPeer) -> None:
+        """Remove the peer, then its routes: not a packet leaves by another way meanwhile."""
+        async with self._lock:
+            await self._remove_peer(entry.name)
+            self._committed.pop(entry.name, None)
+            if not self._interface.made and not self._committed:
+                await self._apply()
+                await self._return_mark()
+            else:
+                await self._apply()
+            self._save()
+
+    # Steps; the lock is held
+
+    async def _ensure(self) -> Device:
+        """Return the interface, made if need be, with our key on it."""
+        await self._interface.ensure()
+        if self._interface.made:
+            device = await self._interface.device()
+            if device.public_key != self._public_key:
+                await self._interface.set_up(
+                    self._private_key,
+                    self._config.listen_port,
+                    self._config.fwmark,
+                    self._config.addresses,
+                )
+                device = await self._interface.device()
+            return device
+        device = await self._interface.device()
+        if device.public_key != self._public_key:
+            raise LocalFailure(
+                f"{self._config.interface} exists with another key than"
+                f" {self._config.private_key_file}",
+                "use its private key for PrivateKeyFile, or set another Interface in [Production]",
+            )
+        return device
+
+    async def _admit(self, entry: AuthorizedPeer, rivals: Iterable[AuthorizedPeer] = ()) -> Device:
+        """Check that the peer may come, and note, before it does, that it is ours."""
+        device = await self._ensure()
+        if entry.name not in self.peers and device.peer(entry.public_key) is not None:
+            raise LocalFailure(
+                f"{entry.name} is a peer of {self._config.interface} already,"
+                " configured by other means",
+                f"wg set {self._config.interface} peer {entry.public_key} remove",
+            )
+        self._check_holders(entry, device, {rival.public_key for rival in rivals})
+        await self._borrow_mark(device)
+        if entry.name not in self.peers:
+            self.peers[entry.name] = entry.public_key
+            self._save()
+        return device
+
+    def _check_holders(self, entry: AuthorizedPeer, device: Device, rivals: set[PublicKey]) -> None:
+        """Refuse to take AllowedIPs from a peer that is not a rival."""
+        for other in device.peers:
+            shared = other.allowed_ips & entry.allowed_ips
+            if shared and other.public_key != entry.public_key and other.public_key not in rivals:
+                names = {key: name for name, key in self.peers.items()}
+                holder = names.get(other.public_key, str(other.public_key))
+                raise LocalFailure(
+                    f"{', '.join(sorted(map(str, shared)))} on {device.name} belongs to the peer"
+                    f" {holder}",
+                    "two peers of an interface cannot have the same AllowedIPs",
+                )
+
+    async def _verify(self, entry: AuthorizedPeer) -> None:
+        """See that WireGuard did as it was told."""
+        peer = await self.peer(entry)
+        missing = entry.allowed_ips - (peer.allowed_ips if peer else frozenset())
+        if missing:
+            raise LocalFailure(
+                f"{self._config.interface} did not take {', '.join(sorted(map(str, missing)))}",
+                "does another program change its peers at the same time?",
+            )
+
+    async def _borrow_mark(self, device: Device) -> None:
+        """Find the mark of our bearer packets; lend a stranger's interface ours if it has none."""
+        self.mark = device.fwmark or self._config.fwmark
+        if not device.fwmark:
+            self.borrowed_mark = not self._interface.made
+            self._save()
+            await self._interface.configure(DeviceChange(fwmark=self.mark))
+
+    async def _return_mark(self) -> None:
+        if self.borrowed_mark:
+            await self._interface.configure(DeviceChange(fwmark=0))
+            self.borrowed_mark = False
+
+    async def _fit_mtu(self) -> None:
+        """Set the MTU as wg-quick does, on an interface that Anubis made."""
+        if self._interface.made:
+            device = await self.device()
+            endpoints = [peer.endpoint.address for peer in device.peers if peer.endpoint]
+            network = self._shares.network
+            mtu = self._config.mtu or await network.bearer_mtu(endpoints, self.mark)
+            await network.set_mtu(self._config.interface, mtu)
+
+    async def _apply(self) -> int:
+        """Bring about the routes and rules of all committed connections."""
+        allowed: set[IPNetwork] = set()
+        for entry in self._committed.values():
+            allowed |= entry.allowed_ips
+        state = NetworkState()
+        if self._committed:
+            state = production_state(
+                self._config.interface,
+                self._config.table,
+                self.mark,
+                allowed,
+                self._config.throw,
+            )
+        await self._shares.put("production", state)
+        return len(state.routes)
+
+    async def _remove_peer(self, name: str) -> None:
+        key = self.peers.get(name)
+        if key is not None:
+            change = PeerChange(key, remove=True)
+            try:
+                await self._interface.configure(DeviceChange(peers=(change,)))
+            except LocalFailure as error:
+                # An interface that is gone has no peers either.
+                event(logging.WARNING, "peer_not_removed", connection=name, reason=error.message)
+            self.peers.pop(name, None)
+
+    async def _put_back(self, device: Device, entry: AuthorizedPeer) -> None:
+        """Undo a commit: AllowedIPs to whom they belonged, routes as they were."""
+        old = device.peer(entry.public_key)
+        kept = old.allowed_ips if old else frozenset()
+        losers = [peer for peer in device.peers if peer.allowed_ips & entry.allowed_ips]
+        changes = [PeerChange(entry.public_key, update_only=True, allowed_ips=kept)]
+        changes += [
+            PeerChange(peer.public_key, update_only=True, allowed_ips=peer.allowed_ips)
+            for peer in losers
+            if peer.public_key != entry.public_key
+        ]
+        try:
+            await self._interface.configure(DeviceChange(peers=tuple(changes)))
+            await self._apply()
+        except AnubisError as error:
+            event(logging.ERROR, "rollback_failed", connection=entry.name, reason=error.message)
+
+
+def _change(
+    entry: AuthorizedPeer,
+    endpoint: Endpoint | None,
+    allowed_ips: frozenset[IPNetwork] | None = frozenset(),
+) -> PeerChange:
+    return PeerChange(
+        entry.public_key,
+        preshared_key=entry.preshared_key,
+        endpoint=endpoint,
+        persistent_keepalive=None,
+        allowed_ips=allowed_ips,
+    )

@@ -1,0 +1,162 @@
+"""What other hosts ask of this one: each request judged, carried out, answered.
+
+Owns the shell around the sans-IO `Responder` and the bound on work under way. Refuses to decide:
+the gatekeeper does. Every refusal and every drop is logged with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from ipaddress import IPv6Address
+
+from anubis.authorized_peers import AuthorizedPeer
+from anubis.daemon.log import Throttle, event
+from anubis.daemon.parts import Parts
+from anubis.errors import AnubisError
+from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
+from anubis.responder import Accepted, Answered, Dropped, Responder
+from anubis.wire import Reply, Result, State, Verb
+
+__all__ = ["Responding"]
+
+MAX_UNDER_WAY = 64  # requests being carried out at one time
+
+
+class Responding:
+    """Serves the requests that come through the control plane."""
+
+    def __init__(self, responder: Responder, parts: Parts) -> None:
+        self._responder = responder
+        self._parts = parts
+        self._gatekeeper = parts.gatekeeper
+        self._production = parts.production
+        self._clock = parts.clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._throttle = Throttle()
+
+    def on_request(self, datagram: bytes, source: IPv6Address, port: int) -> None:
+        """Take in a datagram; anything slow becomes a task."""
+        match self._responder.receive(datagram, source, self._clock.unix_ns()):
+            case Dropped(reason, peer):
+                self._log_drop(reason, peer, source)
+            case Answered(datagram=answer, peer=peer, result=result, repeat=repeat):
+                level = logging.DEBUG if repeat else logging.WARNING
+                name = "repeated" if repeat else "refused"
+                self._log(level, name, peer, reason=Result(result).name.lower(), source=source)
+                self._send(answer, source, port)
+            case Accepted() as accepted if len(self._tasks) >= MAX_UNDER_WAY:
+                reply = self._reply(accepted, Result.BUSY, "too many requests at one time")
+                self._send(self._responder.answer(accepted, reply), source, port)
+                self._log(logging.WARNING, "refused", accepted.peer, reason="busy", source=source)
+            case Accepted() as accepted:
+                task = asyncio.create_task(self._serve(accepted, source, port))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Let requests under way finish."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=2.0)
+
+    async def _serve(self, accepted: Accepted, source: IPv6Address, port: int) -> None:
+        """Carry a request out and answer it."""
+        self._parts.save()  # the new watermark, before anything is done
+        try:
+            reply = await self._carry_out(accepted)
+        except AnubisError as error:
+            verb = Verb(accepted.request.verb).name.lower()
+            self._log(logging.ERROR, "failed", accepted.peer, verb=verb, reason=error.message)
+            reply = self._reply(
+                accepted, Result.FAILED, "it failed here and was rolled back; see the log"
+            )
+        self._send(self._responder.answer(accepted, reply), source, port)
+
+    async def _carry_out(self, accepted: Accepted) -> Reply:
+        request = accepted.request
+        verb = Verb(request.verb)
+        decision = self._gatekeeper.judge(accepted.peer, verb, request.lease, self._clock.boot())
+        result, reason = Result.DONE, ""
+        match decision:
+            case Refuse(result, reason):
+                self._log(
+                    logging.WARNING,
+                    "refused",
+                    accepted.peer,
+                    verb=verb.name.lower(),
+                    result=result.name.lower(),
+                    reason=self._explain(decision, accepted.peer),
+                )
+            case Open(peer, lease):
+                await self._open(peer, lease)
+            case Close(peer):
+                await self._close(peer, verb, request.reason)
+            case Keep(_, result):
+                self._parts.save()
+        return await self._report(accepted, result, reason)
+
+    async def _open(self, peer: AuthorizedPeer, lease: int) -> None:
+        await self._production.commit(peer, None)
+        await self._parts.begin(peer, Role.RESPONDER, lease)
+        event(logging.INFO, "up", connection=peer.name, role="responder", lease=lease)
+
+    async def _close(self, peer: AuthorizedPeer, verb: Verb, reason: str) -> None:
+        await self._parts.end(peer)
+        event(
+            logging.INFO,
+            "down",
+            connection=peer.name,
+            asked=verb.name.lower(),
+            reason=reason or None,
+        )
+
+    def _explain(self, decision: Refuse, name: str) -> str:
+        """Tell the administrator what the peer must not learn: whose networks are in the way."""
+        if decision.result is Result.CONFLICT:
+            holder = self._gatekeeper.holder(self._gatekeeper.peer(name))
+            if holder is not None:
+                return f"its AllowedIPs are held by {holder.name}"
+        return decision.reason
+
+    async def _report(self, accepted: Accepted, result: Result, reason: str) -> Reply:
+        """Return the reply, with the state of the connection as it is now."""
+        reply = self._reply(accepted, result, reason)
+        connection = self._gatekeeper.connection(accepted.peer)
+        if connection is None:
+            return reply
+        entry = self._gatekeeper.peer(accepted.peer)
+        now = self._clock.unix_ns() / 1e9
+        peer = await self._production.peer(entry)
+        return Reply(
+            request_id=reply.request_id,
+            unix_ns=reply.unix_ns,
+            result=result,
+            state=State.UP,
+            lease=max(0, round(connection.expires - self._clock.boot())),
+            reason=reason,
+            up_for=max(0, int(now - connection.since)),
+            handshake_age=max(0, int(now - peer.last_handshake))
+            if peer and peer.last_handshake
+            else None,
+            transfer=(peer.rx_bytes, peer.tx_bytes) if peer else None,
+            endpoint=(peer.endpoint.address, peer.endpoint.port)
+            if peer and peer.endpoint
+            else None,
+            installed=tuple(sorted(entry.allowed_ips, key=str)),
+        )
+
+    def _reply(self, accepted: Accepted, result: Result, reason: str) -> Reply:
+        return Reply(accepted.request.request_id, self._clock.unix_ns(), result, reason=reason)
+
+    def _send(self, datagram: bytes, source: IPv6Address, port: int) -> None:
+        self._parts.control.send(datagram, source, port)
+
+    def _log_drop(self, reason: str, peer: str | None, source: IPv6Address) -> None:
+        level = logging.DEBUG if reason == "in_progress" else logging.WARNING
+        self._log(level, "dropped", peer, reason=reason, source=source)
+
+    def _log(self, level: int, name: str, peer: str | None, **fields: object) -> None:
+        """Log, but no more than a line a second of a kind: a flood must not fill the journal."""
+        kept = self._throttle.passes(f"{name} {peer} {fields.get('reason')}", self._clock.boot())
+        if kept is not None:
+            event(level, name, peer=peer, **fields, not_shown=kept or None)

@@ -1,0 +1,32 @@
+"""Several owners, one network state: each puts its share, the whole is applied.
+
+The control plane and production both need routes and rules; neither knows of the other's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from anubis.network.apply import Network
+from anubis.network.state import NetworkState
+
+__all__ = ["Shares"]
+
+
+class Shares:
+    """The shares of the network state, by owner. Changes are serialized."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._shares: dict[str, NetworkState] = {}
+        self._lock = asyncio.Lock()
+
+    async def put(self, owner: str, share: NetworkState) -> None:
+        """Replace the share of an owner; on an error everything is as it was before."""
+        async with self._lock:
+            shares = {**self._shares, owner: share}
+            whole = NetworkState()
+            for part in shares.values():
+                whole |= part
+            await self.network.apply(whole)
+            self._shares = shares

@@ -1,0 +1,112 @@
+"""What the daemon must find again after it was killed: one small file under /run/anubis.
+
+The kernel is the database; this file says only what the kernel cannot: whose connections there
+are, until when, and what was borrowed. It holds no secrets. Written before a thing is done, whole
+and atomically, so that at any instant it is either the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anubis.daemon.log import event
+from anubis.gatekeeper import Connection, Role
+from anubis.wireguard.errors import KeyFormatError
+from anubis.wireguard.keys import PublicKey
+
+__all__ = ["SavedState", "StateFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """The content of the file.
+
+    `peers` are the production peers that Anubis put there, by connection. `borrowed_mark` tells
+    that the fwmark of a stranger's interface was 0 and is set for as long as a connection is up.
+    """
+
+    connections: tuple[Connection, ...] = ()
+    peers: dict[str, PublicKey] = field(default_factory=dict)
+    watermarks: dict[PublicKey, int] = field(default_factory=dict)  # ns since 1970
+    sysctls: dict[str, str] = field(default_factory=dict)
+    borrowed_mark: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that the file has."""
+        return {
+            "connections": [
+                {
+                    "name": c.name,
+                    "role": c.role.value,
+                    "since": c.since,
+                    "lease": c.lease,
+                    "expires": c.expires,
+                    "renew_at": c.renew_at if c.role is Role.INITIATOR else None,
+                }
+                for c in self.connections
+            ],
+            "peers": {name: key.base64() for name, key in self.peers.items()},
+            "watermarks": {key.base64(): ns for key, ns in self.watermarks.items()},
+            "sysctls": self.sysctls,
+            "borrowed_mark": self.borrowed_mark,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SavedState:
+        """Read that form. Raises KeyError, TypeError or ValueError."""
+        return cls(
+            connections=tuple(
+                Connection(
+                    name=str(c["name"]),
+                    role=Role(c["role"]),
+                    since=float(c["since"]),
+                    lease=int(c["lease"]),
+                    expires=float(c["expires"]),
+                    renew_at=float("inf") if c["renew_at"] is None else float(c["renew_at"]),
+                )
+                for c in data["connections"]
+            ),
+            peers={n: PublicKey.from_base64(key) for n, key in data["peers"].items()},
+            watermarks={PublicKey.from_base64(k): int(v) for k, v in data["watermarks"].items()},
+            sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
+            borrowed_mark=bool(data["borrowed_mark"]),
+        )
+
+
+class StateFile:
+    """Reads and writes the state; knows when nothing changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written = ""
+
+    def load(self) -> SavedState:
+        """Return what an earlier run left; an unreadable file is reported and counts as none."""
+        try:
+            return SavedState.from_json(json.loads(self._path.read_text()))
+        except FileNotFoundError:
+            return SavedState()
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, KeyFormatError) as error:
+            event(logging.WARNING, "state_unreadable", path=self._path, reason=error)
+            return SavedState()
+
+    def save(self, state: SavedState) -> None:
+        """Write the state if it differs from what was written last. Raises OSError."""
+        text = json.dumps(state.to_json())
+        if text == self._written:
+            return
+        temporary = self._path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w") as file:  # noqa: PTH123  the descriptor carries the mode
+            file.write(text)
+        temporary.replace(self._path)
+        self._written = text
+
+    def remove(self) -> None:
+        """Remove the file: nothing is left to be found."""
+        self._path.unlink(missing_ok=True)

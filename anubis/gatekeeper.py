@@ -1,0 +1,274 @@
+"""Who may have which connection, and for how long: requests in, decisions out.
+
+Owns the table of connections, the policy of the authorized-peers file and the leases. Sans-IO:
+refuses to know WireGuard, routes, datagrams and clocks. `now` is seconds of a clock that neither
+jumps nor stops in suspend (CLOCK_BOOTTIME). A decision is carried out by others, who then say
+`opened` or `closed`; until they do, nothing has changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from anubis.authorized_peers import AuthorizedPeer, AuthorizedPeers, overlaps
+from anubis.config import Production
+from anubis.errors import LocalFailure, UnknownConnection, nearest
+from anubis.wire import Result, Verb
+
+__all__ = [
+    "Close",
+    "Connection",
+    "Decision",
+    "Due",
+    "Gatekeeper",
+    "Keep",
+    "Open",
+    "Refuse",
+    "Role",
+]
+
+RETRY_SECONDS = 15.0  # between renewals that found no answer
+
+
+class Role(Enum):
+    """Who asked for a connection: this host, or the other."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection that is up."""
+
+    name: str
+    role: Role
+    since: float  # seconds since 1970, to be shown
+    lease: int  # seconds granted at the last request
+    expires: float  # in the terms of `now`
+    renew_at: float  # in the terms of `now`; infinite for a responder
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer no."""
+
+    result: Result
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Install the peer, then say `opened`."""
+
+    peer: AuthorizedPeer
+    lease: int  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Remove the peer, then say `closed`."""
+
+    peer: AuthorizedPeer
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Install nothing, answer the state as it is."""
+
+    peer: AuthorizedPeer
+    result: Result
+
+
+Decision = Refuse | Open | Close | Keep
+
+
+class Due(Enum):
+    """What a moment brings to a connection."""
+
+    RENEW = "renew"
+    EXPIRE = "expire"
+
+
+class Gatekeeper:
+    """The policy and the connections of this host."""
+
+    def __init__(self, peers: AuthorizedPeers, production: Production) -> None:
+        self.peers = peers
+        self._production = production
+        self._connections: dict[str, Connection] = {}
+
+    def peer(self, name: str) -> AuthorizedPeer:
+        """Return the entry of that name. Raises UnknownConnection, with the nearest name."""
+        peer = self.peers.by_name(name)
+        if peer is None:
+            hint = nearest(name, self.peers.names())
+            raise UnknownConnection(f"no connection is called {name!r}", hint)
+        return peer
+
+    def connection(self, name: str) -> Connection | None:
+        """Return the connection of that name if it is up."""
+        return self._connections.get(name)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._connections.values()))
+
+    def up_peers(self) -> tuple[AuthorizedPeer, ...]:
+        """Return the entries whose connections are up."""
+        return tuple(self.peer(name) for name in self._connections)
+
+    # What others ask of us
+
+    def judge(self, name: str, verb: Verb, lease: int | None, now: float) -> Decision:
+        """Decide on an authentic, fresh request of the peer called `name`, about itself."""
+        peer = self.peer(name)
+        connection = self._connections.get(name)
+        match verb:
+            case Verb.UP:
+                return self._judge_up(peer, connection, lease, now)
+            case Verb.DOWN if "down" not in peer.may:
+                return _not_permitted(verb)
+            case Verb.DOWN:
+                return Close(peer) if connection else Keep(peer, Result.UNCHANGED)
+            case Verb.RENEW if connection is None:
+                return Refuse(Result.NO_CONNECTION, "the connection is not up here")
+            case Verb.RENEW:
+                return self._judge_up(peer, connection, lease, now, renewal=True)
+            case Verb.STATUS if "status" not in peer.may:
+                return _not_permitted(verb)
+            case Verb.STATUS:
+                return Keep(peer, Result.DONE)
+            case Verb.GONE if connection is None:
+                return Refuse(Result.NO_CONNECTION, "the connection is not up here")
+            case Verb.GONE:
+                return Close(peer)
+
+    def _judge_up(
+        self,
+        peer: AuthorizedPeer,
+        connection: Connection | None,
+        lease: int | None,
+        now: float,
+        *,
+        renewal: bool = False,
+    ) -> Decision:
+        if "up" not in peer.may and not (connection and connection.role is Role.INITIATOR):
+            return _not_permitted(Verb.UP)
+        holder = self.holder(peer)
+        if holder is not None:
+            # The peer must not learn from us who else is authorized.
+            return Refuse(Result.CONFLICT, "its AllowedIPs are in use by another connection here")
+        granted = self.grant(peer, lease)
+        if connection is None:
+            return Open(peer, granted)
+        if connection.role is Role.RESPONDER:
+            self.extend(peer.name, granted, now)
+        return Keep(peer, Result.DONE if renewal else Result.UNCHANGED)
+
+    def grant(self, peer: AuthorizedPeer, wanted: int | None) -> int:
+        """Return the lease for a peer, in seconds: what it wants, within its cap."""
+        cap = peer.max_lease_seconds or self._production.max_lease_seconds
+        return max(1, min(self.wanted_lease(peer, wanted), cap))
+
+    def wanted_lease(self, peer: AuthorizedPeer, wanted: int | None) -> int:
+        """Return the lease that is asked for when nobody says otherwise."""
+        return wanted or peer.lease_seconds or self._production.lease_seconds
+
+    # What we ask of others
+
+    def holder(self, peer: AuthorizedPeer) -> AuthorizedPeer | None:
+        """Return an up connection that holds one of the peer's networks, exactly as long.
+
+        Longer and shorter networks live side by side, as in every routing table; the same one
+        twice would be moved silently from one WireGuard peer to the other.
+        """
+        for other in self.up_peers():
+            if other.name != peer.name and other.allowed_ips & peer.allowed_ips:
+                return other
+        return None
+
+    def rivals(self, peer: AuthorizedPeer) -> tuple[AuthorizedPeer, ...]:
+        """Return the up connections that share routes with the peer: what `switch` replaces."""
+        return tuple(
+            other for other in self.up_peers() if other.name != peer.name and overlaps(peer, other)
+        )
+
+    def check_free(self, peer: AuthorizedPeer) -> None:
+        """Raise LocalFailure if another connection holds the peer's networks."""
+        holder = self.holder(peer)
+        if holder is not None:
+            shared = ", ".join(sorted(map(str, holder.allowed_ips & peer.allowed_ips)))
+            raise LocalFailure(
+                f"{shared}: in use by the connection {holder.name}, which is up",
+                f"anubis switch {peer.name} moves over; anubis down {holder.name} ends it",
+            )
+
+    # What was carried out
+
+    def opened(
+        self, name: str, role: Role, lease: int, now: float, *, since: float, jitter: float = 0.0
+    ) -> Connection:
+        """Note that a connection is up. `jitter` in [0, 1) spreads renewals."""
+        old = self._connections.get(name)
+        connection = Connection(
+            name=name,
+            role=role,
+            since=old.since if old else since,
+            lease=lease,
+            expires=now + lease,
+            renew_at=_renew_at(role, lease, now, jitter),
+        )
+        self._connections[name] = connection
+        return connection
+
+    def extend(self, name: str, lease: int, now: float, jitter: float = 0.0) -> None:
+        """Note a lease that was granted anew."""
+        old = self._connections[name]
+        self._connections[name] = replace(
+            old,
+            lease=lease,
+            expires=now + lease,
+            renew_at=_renew_at(old.role, lease, now, jitter),
+        )
+
+    def postpone(self, name: str, now: float) -> None:
+        """Note that a renewal found no answer: try again soon."""
+        old = self._connections.get(name)
+        if old is not None:
+            self._connections[name] = replace(old, renew_at=now + RETRY_SECONDS)
+
+    def closed(self, name: str) -> None:
+        """Note that a connection is down."""
+        self._connections.pop(name, None)
+
+    def adopt(self, connection: Connection) -> None:
+        """Take up a connection of an earlier run of the daemon."""
+        self._connections[connection.name] = connection
+
+    # What time brings
+
+    def next_due(self) -> float:
+        """Return when `due` should be asked next; infinite while nothing is up."""
+        moments = [min(c.expires, c.renew_at) for c in self._connections.values()]
+        return min(moments, default=float("inf"))
+
+    def due(self, now: float) -> list[tuple[Due, Connection]]:
+        """Return what is to be done now. Ask again after it is done, or postponed."""
+        found: list[tuple[Due, Connection]] = []
+        for connection in self._connections.values():
+            if now >= connection.expires:
+                found.append((Due.EXPIRE, connection))
+            elif now >= connection.renew_at:
+                found.append((Due.RENEW, connection))
+        return found
+
+
+def _not_permitted(verb: Verb) -> Refuse:
+    return Refuse(Result.NOT_PERMITTED, f"the administrator does not let you ask for {verb.name}")
+
+
+def _renew_at(role: Role, lease: int, now: float, jitter: float) -> float:
+    """Half of the lease, less up to a tenth of it, so that hosts do not renew in step."""
+    return now + lease * (0.5 - jitter / 10) if role is Role.INITIATOR else float("inf")
