@@ -6,7 +6,7 @@ is told.
 The kernel walks the rules upward. Priority 0 looks at the addresses of this host itself, so a rule
 of ours sees only packets that are for somebody else:
 
-    21400  IPv6, sent by this host to the control prefix    -> table   (the route into anubis0)
+    21400  IPv6, sent by this host to the control prefix    -> table, its routes from /64 on
     21401  IPv6, anything else to the control prefix        -> prohibit
     21402  IPv6, bound to anubis0, to fe80::/64             -> table
     21403  came in through anubis0                          -> prohibit
@@ -64,7 +64,15 @@ def control_plane_state(interface: str, address: IPv6Address, table: int) -> Net
     """
     routes = (Route(prefix, table, interface) for prefix in (CONTROL_PREFIX, LINK_LOCAL_PREFIX))
     rules = [
-        Rule(6, _CONTROL_LOOKUP, table=table, input_interface="lo", destination=CONTROL_PREFIX),
+        Rule(
+            6,
+            _CONTROL_LOOKUP,
+            table=table,
+            input_interface="lo",
+            destination=CONTROL_PREFIX,
+            # Not the tunnel's default route or a wide one, when the route into anubis0 is gone.
+            suppress_prefixlength=CONTROL_PREFIX.prefixlen - 1,
+        ),
         Rule(6, _CONTROL_PROHIBIT, RuleAction.PROHIBIT, destination=CONTROL_PREFIX),
         Rule(
             6,
