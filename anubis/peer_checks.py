@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from anubis.addresses import ControlAddresses
+from anubis.addresses import ControlAddresses, control_addresses
 from anubis.errors import Problem
 from anubis.peer_stanza import AuthorizedPeer
 from anubis.wireguard.keys import PublicKey
@@ -29,6 +29,11 @@ class OwnKeys:
 
     production: PublicKey
     control: PublicKey
+
+    @property
+    def control_addresses(self) -> ControlAddresses:
+        """Return this host's addresses on the control plane."""
+        return control_addresses(self.control)
 
 
 def check_entries(

@@ -1,0 +1,90 @@
+"""`anubis check`: is what the administrator wrote right? Asks no daemon and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from anubis.authorized_peers import HostFiles
+    from anubis.errors import ConfigError
+
+__all__ = ["command"]
+
+_SHOWN_NAMES = 20
+
+
+@click.command("check")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default="/etc/anubis/anubis.conf",
+    show_default=True,
+    help="The configuration; the authorized peers are beside it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(config_path: Path, as_json: bool) -> None:
+    """Check the configuration, the authorized peers and the key files.
+
+    Every problem is reported, with its file and line, and the exit status is 78. The daemon is not
+    asked, and what runs stays as it is.
+    """
+    # Keys and files are needed by this command only: the others start faster without them.
+    from anubis.authorized_peers import load_host  # noqa: PLC0415
+    from anubis.errors import ConfigError  # noqa: PLC0415
+
+    try:
+        host = load_host(config_path)
+    except ConfigError as error:
+        if as_json:
+            click.echo(json.dumps(_problems(error)))
+        raise
+    click.echo(json.dumps(_facts(host)) if as_json else _summary(host))
+
+
+def _summary(host: HostFiles) -> str:
+    names = list(host.peers.names())
+    listed = ", ".join(names[:_SHOWN_NAMES])
+    if len(names) > _SHOWN_NAMES:
+        listed += f" and {len(names) - _SHOWN_NAMES} more"
+    own = host.own_keys()
+    count = f"{len(names)} peer" if len(names) == 1 else f"{len(names)} peers"
+    return "\n".join(
+        (
+            f"{count} in {host.config.authorized_peers_path}" + (f": {listed}" if names else ""),
+            f"this host: control address       {own.control_addresses.routable}",
+            f"           production public key {own.production}",
+            f"           control public key    {own.control}",
+        )
+    )
+
+
+def _facts(host: HostFiles) -> dict[str, object]:
+    own = host.own_keys()
+    return {
+        "config": str(host.config.path),
+        "authorized_peers": str(host.config.authorized_peers_path),
+        "peers": list(host.peers.names()),
+        "control_address": str(own.control_addresses.routable),
+        "production_public_key": str(own.production),
+        "control_public_key": str(own.control),
+        "problems": [],
+    }
+
+
+def _problems(error: ConfigError) -> dict[str, object]:
+    return {
+        "problems": [
+            {
+                "file": str(problem.location.path),
+                "line": problem.location.line or None,
+                "message": problem.message,
+                "hint": problem.hint,
+            }
+            for problem in error.problems
+        ]
+    }

@@ -1,0 +1,40 @@
+"""`anubis keygen`: both key pairs of this host, made once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("keygen")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default="/etc/anubis/anubis.conf",
+    show_default=True,
+    help="The configuration that names the key files; it need not exist.",
+)
+def command(config_path: Path) -> None:
+    """Make the production and the control key pair of this host.
+
+    A key file that exists is kept. Only public keys are shown.
+    """
+    # Keys and files are needed by this command only: the others start faster without them.
+    from anubis.config import load_config, parse_config  # noqa: PLC0415
+    from anubis.setup_host import make_keys  # noqa: PLC0415
+
+    if os.path.lexists(config_path):
+        config = load_config(config_path)
+    else:
+        config = parse_config(b"", config_path)
+    own, files = make_keys(config)
+    for file in files:
+        click.echo(f"made {file.path}" if file.made else f"kept {file.path}, which existed")
+    click.echo(f"production public key {own.production}")
+    click.echo(f"control public key    {own.control}")
+    click.echo(f"control address       {own.control_addresses.routable}")
