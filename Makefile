@@ -1,0 +1,52 @@
+# `make demo` and `make test` need nothing but this checkout: they install what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/complete
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation
+# Network namespaces are root's business.
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help demo test check lock clean system
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: $(STAMP)  ## see a laptop in a hotel reach its house and leave again
+	@$(ROOT) $(BIN)/python -m anubis.lab.demo
+
+test: check  ## check, then run every test
+	$(ROOT) $(BIN)/pytest
+
+check: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra dev --allow-unsafe --strip-extras \
+		--no-header --no-annotate --no-emit-options --output-file $(VENV)/new.lock pyproject.toml
+	grep -E '^([A-Za-z0-9]|    --hash=)' $(VENV)/new.lock > requirements.lock
+
+clean:  ## remove what make has made
+	$(ROOT) rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	$(ROOT) find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:
+	@PYTHON=$(PYTHON) tools/system-packages
+
+# The build tools come first: some packages are built from source, with these and no others.
+$(STAMP): pyproject.toml requirements.lock | system
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@awk '/==/ { wanted = /^setuptools==/ } wanted' requirements.lock > $(VENV)/build.lock
+	@$(PIP_INSTALL) --require-hashes -r $(VENV)/build.lock
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@$(PIP_INSTALL) --no-deps --editable .
+	@touch $@
