@@ -1,0 +1,1 @@
+"""The vectors of the protocol and what makes them."""
