@@ -23,7 +23,10 @@ class Backend(Protocol):
         """
 
     async def configure(self, interface: str, change: DeviceChange) -> None:
-        """Apply a change. Raises DeviceNotFound or BackendError."""
+        """Apply a change. Raises DeviceNotFound or BackendError.
+
+        WireGuard has no transactions: when it refuses a part, what came before stays applied.
+        """
 
     async def device(self, interface: str) -> Device:
         """Read an interface with all its peers. Raises DeviceNotFound or BackendError."""

@@ -14,6 +14,9 @@ arises; nothing outside this package sees a library's exception.
 
 from __future__ import annotations
 
+import errno as codes
+import os
+
 __all__ = [
     "BackendError",
     "BackendPermissionDenied",
@@ -22,6 +25,7 @@ __all__ = [
     "DeviceNotFound",
     "KeyFormatError",
     "WireGuardError",
+    "backend_error",
 ]
 
 
@@ -56,3 +60,26 @@ class DeviceExists(BackendError):
 
 class BackendPermissionDenied(BackendError):
     """The process lacks CAP_NET_ADMIN."""
+
+
+_BY_ERRNO: dict[int, type[BackendError]] = {
+    codes.ENODEV: DeviceNotFound,
+    codes.EEXIST: DeviceExists,
+    codes.EPERM: BackendPermissionDenied,
+    codes.EACCES: BackendPermissionDenied,
+}
+_ADVICE = {
+    codes.EPERM: "CAP_NET_ADMIN is needed: become root",
+    codes.EACCES: "CAP_NET_ADMIN is needed: become root",
+    codes.EADDRINUSE: "another program has the UDP port: choose another ListenPort",
+}
+
+
+def backend_error(interface: str, errno: int, doing: str) -> BackendError:
+    """Make the error for a number of errno(3), of either sign, met while `doing` something."""
+    number = abs(errno)
+    # strerror takes a C int; a number beyond that came from a peer that talks nonsense.
+    reason = os.strerror(number) if number < 1 << 31 else f"error {number}"
+    advice = f" ({_ADVICE[number]})" if number in _ADVICE else ""
+    kind = _BY_ERRNO.get(number, BackendError)
+    return kind(f"{interface}: {doing}: {reason}{advice}", interface, number)

@@ -63,7 +63,9 @@ class PeerChange:
     """What should become of one peer.
 
     `allowed_ips` None leaves them; a set replaces them (an empty set takes all away).
-    `replace` removes the peer first, which also forgets its session and its handshake timers.
+    `replace` removes the peer first, which also forgets its session and its handshake timers, so
+    it cannot be combined with `update_only`. `remove` makes all other fields meaningless.
+    A preshared key of 32 zero bytes takes the preshared key away.
     """
 
     public_key: PublicKey
@@ -75,10 +77,18 @@ class PeerChange:
     persistent_keepalive: int | None = None  # seconds; 0 switches it off
     allowed_ips: frozenset[IPNetwork] | None = None
 
+    def __post_init__(self) -> None:
+        if self.replace and self.update_only:
+            raise ValueError("a peer change is either replace or update_only")
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceChange:
-    """What should become of an interface and of the peers that are named; others stay."""
+    """What should become of an interface and of the peers that are named; others stay.
+
+    Changes of peers are applied in order. A private key of 32 zero bytes takes the key away.
+    WireGuard ignores a peer whose key is the interface's own, and so does every backend.
+    """
 
     private_key: PrivateKey | None = None
     listen_port: int | None = None
