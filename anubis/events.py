@@ -27,22 +27,22 @@ from anubis.errors import (
 __all__ = [
     "DEFAULT_TIMEOUT",
     "LEASE_SECONDS",
-    "NAME",
     "TIMEOUT_SECONDS",
     "ConnectionStatus",
     "ErrorEvent",
     "Event",
     "Result",
     "Step",
+    "check_name",
     "event_from_json",
     "event_to_json",
 ]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # of a connection; its case does not count
 LEASE_SECONDS = (60, 31 * 86400)  # the shortest and the longest lease that can be asked for
 TIMEOUT_SECONDS = (0.1, 120.0)  # the shortest and the longest wait for the far end
 DEFAULT_TIMEOUT = 10.0  # seconds
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _T = TypeVar("_T")
 
 
@@ -211,6 +211,19 @@ def event_from_json(data: Mapping[str, object]) -> Event | None:
     """Read a line of the event stream; None if this version does not know such events."""
     event = _EVENTS.get(_read(data, "event", str))
     return None if event is None else event.from_json(data)
+
+
+def check_name(text: str) -> str:
+    """Return the name of a connection in lower case, as its case does not count.
+
+    Raises BadRequest if no connection can have this name.
+    """
+    if not _NAME.fullmatch(text):
+        raise BadRequest(
+            f"not the name of a connection: {text[:64]!r}",
+            "a name is 1 to 63 letters, digits, - _ and ., beginning with a letter or digit",
+        )
+    return text.lower()
 
 
 def _read(data: Mapping[str, object], key: str, kind: type[_T]) -> _T:

@@ -1,0 +1,201 @@
+"""The Python client of the daemon's HTTP API (`docs/api.md`), on the standard library alone.
+
+Owns the words between a program and the daemon of its host; refuses to know asyncio, and imports
+as little as it can, because the command line starts with it. Errors are those of `anubis.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from typing import TypeVar
+
+from anubis.errors import AnubisError, DaemonNotRunning, LocalFailure, NotPermitted
+from anubis.events import (
+    DEFAULT_TIMEOUT,
+    ConnectionStatus,
+    ErrorEvent,
+    Result,
+    Step,
+    check_name,
+    event_from_json,
+)
+from anubis.http_reader import Answer, Silence
+
+__all__ = ["SOCKET_PATH", "Client"]
+
+SOCKET_PATH = "/run/anubis/anubis.sock"
+
+_JOURNAL = "journalctl -u anubis -n 50 may tell why"
+
+_T = TypeVar("_T")
+
+
+class Client:
+    """Asks the daemon of this host. Holds no connection, so it can be kept for ever.
+
+    `path` is the daemon's socket; None means $ANUBIS_SOCKET, or else SOCKET_PATH. `timeout` is how
+    many seconds the daemon itself may be silent, beyond its wait for the far end.
+
+    Every method raises DaemonNotRunning, NotPermitted, or LocalFailure if the daemon is silent or
+    talks nonsense. An exception that ends a change early (KeyboardInterrupt) rolls it back.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout: float = 5.0) -> None:
+        self.path = os.fspath(path or os.environ.get("ANUBIS_SOCKET") or SOCKET_PATH)
+        self.timeout = timeout
+
+    def status(self, name: str | None = None) -> list[ConnectionStatus]:
+        """Return all connections by name, or only the one. Raises UnknownConnection."""
+        path = "/v1/status" if name is None else f"/v1/status/{check_name(name)}"
+        with closing(self._call("GET", path, b"", self.timeout, _read_status)) as answers:
+            for connections in answers:
+                return connections
+        raise _broken_off()
+
+    def up(
+        self,
+        name: str,
+        lease_seconds: int | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Result:
+        """Bring a connection up, and return once a production handshake was seen.
+
+        No lease leaves it to the configuration. `on_step` is called with each step as it happens.
+        Raises BadRequest, UnknownConnection, Refused, NoAnswer.
+        """
+        return self._change("up", name, lease_seconds, timeout_seconds, on_step)
+
+    def down(
+        self,
+        name: str,
+        timeout_seconds: float = DEFAULT_TIMEOUT,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Result:
+        """Take a connection down at both ends; here even if the far end does not answer.
+
+        Raises BadRequest, UnknownConnection.
+        """
+        return self._change("down", name, None, timeout_seconds, on_step)
+
+    def switch(
+        self,
+        name: str,
+        lease_seconds: int | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Result:
+        """Bring a connection up, then those that share its routes down. Raises as `up`."""
+        return self._change("switch", name, lease_seconds, timeout_seconds, on_step)
+
+    def _change(
+        self,
+        verb: str,
+        name: str,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        on_step: Callable[[Step], None] | None,
+    ) -> Result:
+        path = f"/v1/connections/{check_name(name)}/{verb}"
+        wishes: dict[str, float] = {"timeout_seconds": timeout_seconds}
+        if lease_seconds is not None:
+            wishes["lease_seconds"] = lease_seconds
+        body = json.dumps(wishes).encode()
+        silence = timeout_seconds + self.timeout
+        with closing(self._call("POST", path, body, silence, event_from_json)) as events:
+            for event in events:
+                match event:
+                    case Step() if on_step is not None:
+                        on_step(event)
+                    case Result():
+                        return event
+                    case ErrorEvent():
+                        raise event.to_error()
+        raise _broken_off()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        silence: float,
+        read: Callable[[Mapping[str, object]], _T],
+    ) -> Generator[_T, None, None]:
+        """Yield what `read` makes of each JSON object in the answer, `silence` seconds apart."""
+        with self._connect() as connection:
+            try:
+                _send(connection, method, path, body, silence)
+                answer = Answer(connection, silence)
+                for line in answer.lines():
+                    data = _parse(line)
+                    if answer.status != 200:
+                        raise ErrorEvent.from_json(data).to_error()
+                    yield read(data)
+            except Silence:
+                raise LocalFailure(
+                    f"the daemon did not answer within {silence:g} s", _JOURNAL
+                ) from None
+            except OSError as error:
+                raise _broken_off(error.strerror) from None
+            except ValueError as error:
+                raise LocalFailure(f"the daemon's answer makes no sense: {error}") from None
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(self.timeout)
+            connection.connect(self.path)
+        except OSError as error:
+            connection.close()
+            raise _cannot_connect(self.path, error) from None
+        return connection
+
+
+def _send(connection: socket.socket, method: str, path: str, body: bytes, timeout: float) -> None:
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: anubis\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    connection.settimeout(timeout)
+    try:
+        connection.sendall(head.encode() + body)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # a daemon that has too much to do answers without listening
+
+
+def _parse(line: bytes) -> Mapping[str, object]:
+    data = json.loads(line)
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 (bad data, not a wrong call)
+    return data
+
+
+def _read_status(data: Mapping[str, object]) -> list[ConnectionStatus]:
+    connections = data.get("connections")
+    if not isinstance(connections, list) or not all(isinstance(c, dict) for c in connections):
+        raise ValueError("connections is not a list of objects")
+    return [ConnectionStatus.from_json(each) for each in connections]
+
+
+def _cannot_connect(path: str, error: OSError) -> AnubisError:
+    match error:
+        case FileNotFoundError() | ConnectionRefusedError():
+            return DaemonNotRunning(
+                f"the daemon is not running: nobody listens on {path}",
+                "sudo systemctl start anubis",
+            )
+        case PermissionError():
+            return NotPermitted(f"may not connect to {path}", f"ls -l {path} shows who may")
+        case BlockingIOError() | TimeoutError():
+            return LocalFailure("the daemon has too many callers", "try again in a moment")
+        case _:
+            return LocalFailure(f"cannot connect to {path}: {error.strerror or error}")
+
+
+def _broken_off(reason: str | None = None) -> LocalFailure:
+    why = f" ({reason})" if reason else ""
+    return LocalFailure(f"the daemon left before it had answered{why}", _JOURNAL)

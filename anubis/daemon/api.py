@@ -1,0 +1,245 @@
+"""The HTTP API on the unix socket: `docs/api.md` is its contract.
+
+Owns what becomes of a call: who may make it, what is done, and the stream of steps that tells of
+it. What is done lies behind `Operations`; `calls` reads what is asked, `callers` knows who asks,
+`http` and `listener` carry it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from anubis.daemon import http, log
+from anubis.daemon.callers import Caller, check_may_change
+from anubis.daemon.calls import Change, StatusCall, parse_call
+from anubis.daemon.listener import Listener, listen
+from anubis.errors import AnubisError, LocalFailure, NotPermitted
+from anubis.events import ConnectionStatus, ErrorEvent, Result, Step
+
+__all__ = ["ApiServer", "Operations", "Report"]
+
+MAX_CHANGES = 64  # at once
+_SHUTDOWN_SECONDS = 5.0  # for answers on their way
+
+_T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+
+
+class Report(Protocol):
+    """Tells the caller of a step as it happens; the time is taken here."""
+
+    def __call__(self, step: str, detail: str = "", connection: str | None = None) -> None:
+        """Report a step; `connection` where it is not the one that the call named."""
+
+
+class Operations(Protocol):
+    """What the API can ask of the daemon.
+
+    Names come in lower case and well-formed, but may be unknown: each raises UnknownConnection
+    then, and any other AnubisError as it must. Cancelling a change rolls it back. A Result's
+    `elapsed_ms` is filled in by the API.
+    """
+
+    async def status(self, name: str | None) -> list[ConnectionStatus]:
+        """Tell of one connection, or of all, sorted by name."""
+
+    async def up(
+        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+    ) -> Result:
+        """Bring a connection up; a lease of None leaves it to the configuration."""
+
+    async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
+        """Take a connection down, here even if the far end cannot be reached."""
+
+    async def switch(
+        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+    ) -> Result:
+        """Bring a connection up, then the others that share its routes down."""
+
+
+class ApiServer:
+    """Serves the API at `path`. Members of `group` may change things, as may root.
+
+    `clock` gives seconds, from any beginning.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        path: Path,
+        *,
+        group: str = "anubis",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._operations = operations
+        self._path = path
+        self._group = group
+        self._clock = clock
+        self._changes: set[asyncio.Task[Result]] = set()
+        self._listener: Listener | None = None
+        self._runner: web.ServerRunner | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Listen. Raises LocalFailure, also if another daemon runs."""
+        self._listener = listen(self._path)
+        self._runner = web.ServerRunner(
+            http.Server(self._answer), shutdown_timeout=_SHUTDOWN_SECONDS
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._listener.socket).start()
+
+    async def stop(self) -> None:
+        """Take no more calls, roll back the changes under way, tell their callers, and close."""
+        self._stopping = True
+        if self._listener is not None:
+            self._listener.remove()
+        for change in self._changes:
+            change.cancel()
+        if self._changes:
+            await asyncio.wait(self._changes)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        arrived = self._clock()
+        try:
+            call = parse_call(request.method, request.path, request.query_string)
+            if isinstance(call, StatusCall):
+                connections = await _explained(self._operations.status(call.name))
+                return http.json_answer({"connections": [each.to_json() for each in connections]})
+            caller = http.caller(request)
+            await self._check_may_change(call, caller)
+            call = call.with_body(await http.read_body(request))
+            progress = _Progress(call.name, arrived, self._clock)
+            change = self._begin(call, progress)
+        except AnubisError as error:
+            return http.error_answer(error)
+        try:
+            return await _tell(request, change, progress)
+        finally:
+            # If the caller has left, the change is undone before its task is forgotten.
+            change.cancel()
+            await asyncio.wait({change})
+            _log_end(call, caller, change)
+
+    async def _check_may_change(self, call: Change, caller: Caller) -> None:
+        try:
+            # The user database may be on the network; a thread keeps the daemon awake.
+            await asyncio.to_thread(check_may_change, caller, self._group)
+        except NotPermitted:
+            log.event(logging.WARNING, "call-not-permitted", call=call.verb, uid=caller.uid)
+            raise
+
+    def _begin(self, call: Change, progress: _Progress) -> asyncio.Task[Result]:
+        if self._stopping:
+            raise http.Busy("the daemon is stopping")
+        if len(self._changes) >= MAX_CHANGES:
+            raise http.Busy(f"{MAX_CHANGES} changes are under way", "try again in a moment")
+        change = asyncio.create_task(_explained(self._operate(call, progress.report)))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+        change.add_done_callback(progress.end)
+        return change
+
+    def _operate(self, call: Change, report: Report) -> Coroutine[None, None, Result]:
+        name, timeout, lease = call.name, call.timeout_seconds, call.lease_seconds
+        match call.verb:
+            case "up":
+                return self._operations.up(
+                    name, lease_seconds=lease, timeout_seconds=timeout, report=report
+                )
+            case "switch":
+                return self._operations.switch(
+                    name, lease_seconds=lease, timeout_seconds=timeout, report=report
+                )
+            case "down":
+                return self._operations.down(name, timeout_seconds=timeout, report=report)
+
+
+class _Progress:
+    """The steps of one change, stamped as they come, until None says that it has ended."""
+
+    def __init__(self, name: str, arrived: float, clock: Callable[[], float]) -> None:
+        self.steps: asyncio.Queue[Step | None] = asyncio.Queue()
+        self._name = name
+        self._arrived = arrived
+        self._clock = clock
+        self._elapsed: dict[str, float] = {}
+
+    def report(self, step: str, detail: str = "", connection: str | None = None) -> None:
+        """Take a step of the operation, as `Report` has it."""
+        elapsed = self._elapsed_ms()
+        if connection in {None, self._name}:
+            connection = None
+            self._elapsed[step] = elapsed
+        self.steps.put_nowait(Step(step, elapsed, detail, connection))
+
+    def end(self, _change: asyncio.Task[Result]) -> None:
+        """Take the end of the operation."""
+        self._elapsed["total"] = self._elapsed_ms()
+        self.steps.put_nowait(None)
+
+    def complete(self, result: Result) -> Result:
+        """Return the result with its times."""
+        return replace(result, elapsed_ms=dict(self._elapsed))
+
+    def _elapsed_ms(self) -> float:
+        return round((self._clock() - self._arrived) * 1000, 1)
+
+
+async def _tell(
+    request: web.BaseRequest, change: asyncio.Task[Result], progress: _Progress
+) -> web.StreamResponse:
+    """Send the steps as they come, then how the change ended; an error at once needs no stream."""
+    answer: web.StreamResponse | None = None
+    while (step := await progress.steps.get()) is not None:
+        if answer is None:
+            answer = await http.begin_stream(request)
+        await answer.write(http.event_line(step))
+    end: Result | ErrorEvent
+    try:
+        end = progress.complete(change.result())
+    except asyncio.CancelledError:
+        # Of the change, not of us: only stop() does that while its caller still listens.
+        end = ErrorEvent.from_error(LocalFailure("the daemon is stopping; all is rolled back"))
+    except AnubisError as error:
+        if answer is None:
+            return http.error_answer(error)
+        end = ErrorEvent.from_error(error)
+    if answer is None:
+        answer = await http.begin_stream(request)
+    await answer.write(http.event_line(end))
+    await answer.write_eof()
+    return answer
+
+
+async def _explained(operation: Awaitable[_T]) -> _T:
+    """Await an operation; whatever escapes it is a bug, logged and answered as such."""
+    try:
+        return await operation
+    except AnubisError:
+        raise
+    except Exception:
+        _logger.exception("internal-error")
+        raise http.internal_error() from None
+
+
+def _log_end(call: Change, caller: Caller, change: asyncio.Task[Result]) -> None:
+    fields = {"call": call.verb, "connection": call.name, "uid": caller.uid}
+    if not change.done():
+        return  # this handler was cancelled twice; stop() waits for the change
+    if change.cancelled():
+        log.event(logging.WARNING, "call-cancelled", **fields)
+    elif isinstance(error := change.exception(), AnubisError):
+        log.event(logging.WARNING, "call-failed", **fields, error=error.kind, message=error.message)
+    else:
+        log.event(logging.INFO, "call-done", **fields, result=change.result().result)

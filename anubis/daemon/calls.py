@@ -1,0 +1,139 @@
+"""What a call of the HTTP API asks for, read strictly: `docs/api.md`, "Calls".
+
+Bytes and text in, a value or an error out. Refuses to know sockets, aiohttp and who calls.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from anubis.errors import BadRequest, nearest
+from anubis.events import DEFAULT_TIMEOUT, LEASE_SECONDS, TIMEOUT_SECONDS, check_name
+
+__all__ = [
+    "MAX_BODY",
+    "Change",
+    "NoSuchCall",
+    "StatusCall",
+    "TooLarge",
+    "Verb",
+    "WrongMethod",
+    "parse_call",
+]
+
+MAX_BODY = 65536  # bytes
+
+Verb = Literal["up", "down", "switch"]
+
+_STATUS = re.compile(r"/v1/status(?:/(?P<name>[^/]+))?")
+_CHANGE = re.compile(r"/v1/connections/(?P<name>[^/]+)/(?P<verb>up|down|switch)")
+
+
+class NoSuchCall(BadRequest):
+    """Nothing is at this path."""
+
+
+class WrongMethod(BadRequest):
+    """Something is at this path, but not for this method."""
+
+
+class TooLarge(BadRequest):
+    """The body is longer than MAX_BODY."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCall:
+    """Read one connection, or all of them."""
+
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Change one connection. Both are in seconds; no lease leaves it to the configuration."""
+
+    verb: Verb
+    name: str
+    lease_seconds: int | None = None
+    timeout_seconds: float = DEFAULT_TIMEOUT
+
+    def with_body(self, body: bytes) -> Change:
+        """Return this change as its body wants it. Raises BadRequest."""
+        wishes = _parse_object(body)
+        known = (
+            ("timeout_seconds",) if self.verb == "down" else ("lease_seconds", "timeout_seconds")
+        )
+        for key in wishes:
+            if key not in known:
+                raise BadRequest(f"unknown key in the body: {key[:64]!r}", nearest(key[:64], known))
+        return replace(
+            self,
+            lease_seconds=_lease(wishes.get("lease_seconds")),
+            timeout_seconds=_timeout(wishes.get("timeout_seconds", DEFAULT_TIMEOUT)),
+        )
+
+
+def parse_call(method: str, path: str, query: str) -> StatusCall | Change:
+    """Read the request line, of a change all but its body. Raises BadRequest."""
+    if match := _STATUS.fullmatch(path):
+        _check_request_line("GET", method, query)
+        return StatusCall(match["name"] and check_name(match["name"]))
+    if match := _CHANGE.fullmatch(path):
+        _check_request_line("POST", method, query)
+        return Change(cast("Verb", match["verb"]), check_name(match["name"]))
+    raise NoSuchCall(f"no such call: {method[:16]} {path[:64]}")
+
+
+def _check_request_line(wanted: str, method: str, query: str) -> None:
+    if method != wanted:
+        raise WrongMethod(f"this call is a {wanted}, not a {method[:16]}")
+    if query:
+        raise BadRequest("no call has a query string; what is wanted stands in the body")
+
+
+def _parse_object(body: bytes) -> dict[str, object]:
+    """Parse a JSON object; an empty body is an empty one. Keys stand once."""
+    if not body:
+        return {}
+    try:
+        data = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise BadRequest("the body is not a JSON object")
+    return data
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key stands twice")
+    return data
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _lease(value: object) -> int | None:
+    if value is None:
+        return None
+    shortest, longest = LEASE_SECONDS
+    # JSON's true is no number, though Python's True is an int.
+    if isinstance(value, bool) or not isinstance(value, int) or not shortest <= value <= longest:
+        raise BadRequest(f"lease_seconds is a whole number from {shortest} to {longest}, or null")
+    return value
+
+
+def _timeout(value: object) -> float:
+    shortest, longest = TIMEOUT_SECONDS
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not shortest <= value <= longest
+    ):
+        raise BadRequest(f"timeout_seconds is a number from {shortest:g} to {longest:g}")
+    return float(value)
