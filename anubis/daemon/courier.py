@@ -83,7 +83,7 @@ class Courier(asyncio.DatagramProtocol):
                 f"ss -lunp sport = :{SERVICE_PORT} shows who else does",
             ) from error
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: self, sock=sock)
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=sock)
 
     def close(self) -> None:
         """Close the socket; exchanges under way end by their deadlines."""
@@ -107,11 +107,6 @@ class Courier(asyncio.DatagramProtocol):
         waiting.discard(exchange)
         if not waiting:
             self._exchanges.pop(address, None)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport (asyncio.DatagramProtocol)."""
-        if isinstance(transport, asyncio.DatagramTransport):
-            self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Hand a reply to its exchange, anything else to the responder."""
