@@ -89,25 +89,25 @@ class ApiServer:
         self._stopping = False
 
     async def start(self) -> None:
-        """Listen. Raises LocalFailure, also if another daemon runs."""
+        """Serve. Raises LocalFailure, also if another daemon serves here."""
         self._listener = listen(self._path)
-        self._runner = web.ServerRunner(
-            http.Server(self._answer), shutdown_timeout=_SHUTDOWN_SECONDS
-        )
+        server = http.Server(self._answer)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, self._listener.socket).start()
 
     async def stop(self) -> None:
         """Take no more calls, roll back the changes under way, tell their callers, and close."""
         self._stopping = True
-        if self._listener is not None:
-            self._listener.remove()
         for change in self._changes:
             change.cancel()
         if self._changes:
             await asyncio.wait(self._changes)
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._listener is not None:
+            self._listener.socket.close()
+            self._listener.remove()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         arrived = self._clock()
