@@ -47,7 +47,7 @@ class _Attempt:
     lease: int | None
     deadline: float  # in the loop's time
     report: Report
-    started: float  # seconds since 1970
+    old: Connection | None  # what was up before
     contact: Contact
     rivals: Sequence[AuthorizedPeer] = ()
     endpoint: Endpoint | None = None
@@ -125,17 +125,16 @@ class DaemonOperations:
             deadline=asyncio.get_running_loop().time() + timeout,
             report=report,
             contact=Contact(lambda endpoint: report("control", endpoint)),
-            started=self._clock.unix_ns() / 1e9,
+            old=self._gatekeeper.connection(peer.name),
         )
 
     # Up
 
     async def _up(self, attempt: _Attempt) -> Result:
         peer = attempt.peer
-        old = self._gatekeeper.connection(peer.name)
-        async with self._all_or_nothing(attempt, old):
-            reply = await self._agree(attempt, early=old is None)
-            unchanged = old is not None and reply.result == Code.UNCHANGED
+        async with self._all_or_nothing(attempt):
+            reply = await self._agree(attempt)
+            unchanged = attempt.old is not None and reply.result == Code.UNCHANGED
             if attempt.rivals:
                 # The old way serves until the new one stands.
                 await self._shake(attempt, unchanged=unchanged)
@@ -154,11 +153,11 @@ class DaemonOperations:
             str(attempt.endpoint) if attempt.endpoint else None,
         )
 
-    async def _agree(self, attempt: _Attempt, *, early: bool) -> Reply:
+    async def _agree(self, attempt: _Attempt) -> Reply:
         """Ask the far end, while this side is prepared and the handshake follows the request."""
         try:
             async with asyncio.TaskGroup() as group:
-                if early:
+                if attempt.old is None:
                     endpoints = await self._endpoints(attempt.peer)
                     group.create_task(self._shake_early(attempt, endpoints))
                 reply = await self._control.ask(
@@ -206,45 +205,64 @@ class DaemonOperations:
         attempt.report("routes", f"{routes} route{'s' if routes != 1 else ''}")
 
     async def _shake(self, attempt: _Attempt, *, unchanged: bool) -> None:
-        """Wait for a production handshake; begin it afresh as often as need be."""
+        """Wait for a production handshake; begin it afresh as often as need be.
+
+        A peer that is made anew has no handshake yet, so any that it has then was made now.
+        """
         loop = asyncio.get_running_loop()
-        oldest = attempt.started - HANDSHAKE_FRESH if unchanged else attempt.started
-        anew_at = loop.time() + (GRACE if attempt.shook_early or unchanged else RESHAKE_INTERVAL)
+        anew_at = loop.time() + (GRACE if attempt.shook_early else RESHAKE_INTERVAL)
+        if attempt.old is not None:
+            if unchanged and await self._is_live(attempt):
+                return
+            anew_at = 0.0
         pause = _POLL_FIRST
         while True:
-            peer = await self._production.peer(attempt.peer)
-            if peer is not None and peer.last_handshake >= oldest:
-                attempt.endpoint = peer.endpoint or attempt.endpoint
-                attempt.report("handshake", str(attempt.endpoint or ""))
-                return
-            if attempt.endpoint is None and peer is not None:
-                attempt.endpoint = peer.endpoint
             now = loop.time()
             if now >= attempt.deadline:
-                raise NoAnswer(
-                    f"{attempt.peer.name} agreed, but no handshake on production was seen"
-                    f" with {attempt.endpoint or 'it'}",
-                    f"is UDP port {attempt.endpoint.port if attempt.endpoint else 4296}"
-                    f" of {attempt.peer.name} open to you?",
-                )
+                raise self._no_handshake(attempt)
             if now >= anew_at:
                 await self._production.shake(attempt.peer, attempt.endpoint, anew=True)
                 anew_at = now + RESHAKE_INTERVAL
                 pause = _POLL_FIRST
-            await asyncio.sleep(min(pause, max(0.0, attempt.deadline - now)))
+            await asyncio.sleep(min(pause, attempt.deadline - now))
             pause = min(pause * 1.2, _POLL_LAST)
+            peer = await self._production.peer(attempt.peer)
+            if peer is not None and peer.last_handshake:
+                self._report_handshake(attempt, peer)
+                return
+
+    async def _is_live(self, attempt: _Attempt) -> bool:
+        """Return whether a connection that was up before has a session that still lives."""
+        peer = await self._production.peer(attempt.peer)
+        if peer is None:
+            return False
+        attempt.endpoint = peer.endpoint
+        if self._clock.unix_ns() / 1e9 - peer.last_handshake >= HANDSHAKE_FRESH:
+            return False
+        self._report_handshake(attempt, peer)
+        return True
+
+    def _report_handshake(self, attempt: _Attempt, peer: Peer) -> None:
+        attempt.endpoint = peer.endpoint or attempt.endpoint
+        attempt.report("handshake", str(attempt.endpoint or ""))
+
+    def _no_handshake(self, attempt: _Attempt) -> NoAnswer:
+        name, endpoint = attempt.peer.name, attempt.endpoint
+        return NoAnswer(
+            f"{name} agreed, but no handshake on production was seen with {endpoint or 'it'}",
+            f"is UDP port {endpoint.port if endpoint else 'of its ListenPort'} of {name} open"
+            " to you?",
+        )
 
     @asynccontextmanager
-    async def _all_or_nothing(
-        self, attempt: _Attempt, old: Connection | None
-    ) -> AsyncIterator[None]:
+    async def _all_or_nothing(self, attempt: _Attempt) -> AsyncIterator[None]:
         """Undo an attempt that fails or is given up; a connection that was up before stays."""
         try:
             yield
         except BaseException as error:
             reason = error.message if isinstance(error, AnubisError) else type(error).__name__
             event(logging.WARNING, "up_failed", connection=attempt.peer.name, reason=reason)
-            if old is None:
+            if attempt.old is None:
                 await asyncio.shield(asyncio.create_task(self._undo(attempt)))
             raise
 
