@@ -24,7 +24,7 @@ from anubis.wireguard.errors import (
 )
 from anubis.wireguard.names import check_interface_name
 from anubis.wireguard.netlink.requests import scope_number
-from anubis.wireguard.netlink.transport import apply_change, read_device
+from anubis.wireguard.netlink.transport import apply_change, check_available, read_device
 from anubis.wireguard.types import Device, DeviceChange, Endpoint, PeerChange
 
 __all__ = ["KernelBackend"]
@@ -79,10 +79,10 @@ class KernelBackend:
             try:
                 return function()
             except NetlinkError as error:
-                self._drop_control()  # built anew, in case the module was loaded anew
+                if error.code == errno.ENOENT:
+                    self._drop_control()  # the module was loaded anew and has another number
                 raise backend_error(interface, error.code, doing) from error
             except OSError as error:
-                self._drop_control()
                 raise backend_error(interface, error.errno or errno.EIO, doing) from error
 
         try:
@@ -97,7 +97,10 @@ class KernelBackend:
 
     def _apply_everyday(self, interface: str, change: DeviceChange) -> None:
         if self._control is None:
-            self._control = _open_wgnlpy(interface)
+            from wgnlpy import WireGuard  # noqa: PLC0415  slow to load
+
+            check_available(interface)  # wgnlpy leaks an event loop when it finds no WireGuard
+            self._control = WireGuard()
         if change != DeviceChange(peers=change.peers) or not change.peers:
             self._control.set_interface(
                 interface,
@@ -138,18 +141,6 @@ def _socket_address(endpoint: Endpoint) -> dict[str, Any]:
         bare = IPv6Address(address.packed)
         return {"addr": bare, "port": endpoint.port, "scope_id": scope_number(address)}
     return {"addr": address, "port": endpoint.port}
-
-
-def _open_wgnlpy(interface: str) -> Any:
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415  slow to load
-    from wgnlpy import WireGuard  # noqa: PLC0415  slow to load
-
-    try:
-        return WireGuard()
-    except NetlinkError as error:
-        if error.code == errno.ENOENT:
-            raise _unavailable(interface, error.code) from error
-        raise
 
 
 def _create_link(interface: str) -> None:

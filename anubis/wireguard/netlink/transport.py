@@ -19,12 +19,18 @@ from anubis.wireguard.netlink.answers import DeviceDump, acknowledged, family_nu
 from anubis.wireguard.netlink.requests import change_requests, device_request, family_request
 from anubis.wireguard.types import Device, DeviceChange
 
-__all__ = ["apply_change", "read_device"]
+__all__ = ["apply_change", "check_available", "read_device"]
 
 _NETLINK_GENERIC = 16  # linux/netlink.h; the socket module does not name it
 _DATAGRAM_SIZE = 1 << 16  # bytes; the kernel fills at most 32 KiB of it in a dump
 _DEADLINE = 60.0  # seconds for a whole call; a dump of a million peers takes about 5
 _TRIES = 10  # reads of an interface that keeps changing
+
+
+def check_available(interface: str) -> None:
+    """Raise BackendUnavailable, in the name of `interface`, if the kernel has no WireGuard."""
+    with _Exchange(interface) as exchange:
+        exchange.family()
 
 
 def read_device(interface: str) -> Device:
@@ -62,7 +68,7 @@ class _Exchange:
 
     def read(self) -> Device:
         """Dump the interface, again if it changed in the middle."""
-        family = self._family()
+        family = self.family()
         for _try in range(_TRIES):
             self._sequence += 1
             dump = DeviceDump(self._interface, self._sequence)
@@ -78,7 +84,7 @@ class _Exchange:
 
     def apply(self, change: DeviceChange) -> None:
         """Send the change message by message, each after the one before was acknowledged."""
-        family = self._family()
+        family = self.family()
         for request in change_requests(family, self._sequence + 1, self._interface, change):
             self._sequence += 1
             self._send(request)
@@ -86,7 +92,8 @@ class _Exchange:
                 lambda datagram: acknowledged(self._interface, self._sequence, datagram)
             )
 
-    def _family(self) -> int:
+    def family(self) -> int:
+        """Ask for the number under which the kernel speaks WireGuard."""
         self._sequence += 1
         self._send(family_request(self._sequence))
         found: list[int] = []

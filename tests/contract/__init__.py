@@ -1,0 +1,1 @@
+"""One contract for everything that claims to be a WireGuard backend."""
