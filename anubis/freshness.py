@@ -89,9 +89,13 @@ class Sessions:
             if len(self._sessions) > self._limit:
                 _, forgotten = self._sessions.popitem(last=False)
                 # Whoever is forgotten must not gain by it: the floor rises to what it had reached.
-                self.floor_ns = max(self.floor_ns, forgotten.watermark_ns)
+                self.raise_floor(forgotten.watermark_ns)
         self._sessions.move_to_end(initiator)
         return session
+
+    def raise_floor(self, floor_ns: int) -> None:
+        """Let nothing be fresh that is not later than `floor_ns`, in ns since 1970."""
+        self.floor_ns = max(self.floor_ns, floor_ns)
 
     def watermarks(self) -> dict[PublicKey, int]:
         """Return the watermark of each initiator, in ns since 1970."""
