@@ -1,0 +1,202 @@
+"""The gatekeeper decides on names, verbs and leases alone; nothing here touches a network."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from anubis.authorized_peers import AuthorizedPeer, AuthorizedPeers
+from anubis.config import Production
+from anubis.errors import LocalFailure, Location, UnknownConnection
+from anubis.gatekeeper import Close, Due, Gatekeeper, Keep, Open, Refuse, Role
+from anubis.wire import Result, Verb
+from anubis.wireguard.keys import PublicKey
+
+HOUR = 3600
+NOW = 1000.0
+
+
+def entry(name: str, allowed: str, **more: object) -> AuthorizedPeer:
+    """Return an entry with keys of its own."""
+    number = sum(name.encode()) % 250
+    production, control = PublicKey(bytes([number] * 32)), PublicKey(bytes([number + 1] * 32))
+    values: dict[str, object] = {
+        "name": name,
+        "public_key": production,
+        "control_public_key": control,
+        "preshared_key": None,
+        "allowed_ips": frozenset(ip_network(text) for text in allowed.split(", ")),
+        "endpoint": None,
+        "control_endpoint": None,
+        "persistent_keepalive": 0,
+        "lease_seconds": None,
+        "max_lease_seconds": None,
+        "may": frozenset({"up", "down", "status"}),
+        "group": None,
+        "location": Location(Path("authorized_peers"), 1),
+    }
+    return AuthorizedPeer(**{**values, **more})  # type: ignore[arg-type]
+
+
+def gatekeeper(*entries: AuthorizedPeer) -> Gatekeeper:
+    """Return a gatekeeper of these entries, with the default lease and cap."""
+    production = Production(private_key_file=Path("production.key"))
+    return Gatekeeper(AuthorizedPeers(entries), production)
+
+
+XENA = entry("xena", "10.66.0.10/32, fd66::10/128")
+JACINTH = entry("jacinth", "192.168.7.0/24", group="home")
+SURYA = entry("surya", "192.168.7.0/24", group="home")
+
+
+def bring_up(keeper: Gatekeeper, name: str, role: Role, lease: int = HOUR) -> None:
+    """Note that a connection is up since NOW."""
+    keeper.opened(name, role, lease, NOW, since=0.0)
+
+
+def test_an_unknown_name_names_the_nearest() -> None:
+    """A misspelt name is refused with the name that was probably meant."""
+    with pytest.raises(UnknownConnection) as raised:
+        gatekeeper(JACINTH).peer("jacint")
+    assert raised.value.hint == "did you mean jacinth?"
+
+
+def test_up_installs_the_peer_for_the_lease_it_wants() -> None:
+    """A permitted up of a connection that is down opens it."""
+    assert gatekeeper(XENA).judge("xena", Verb.UP, HOUR, NOW) == Open(XENA, HOUR)
+
+
+def test_a_decision_changes_nothing_until_it_is_carried_out() -> None:
+    """Judging alone opens nothing."""
+    keeper = gatekeeper(XENA)
+    keeper.judge("xena", Verb.UP, HOUR, NOW)
+    assert keeper.connection("xena") is None
+    assert keeper.next_due() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("own_cap", "wanted", "granted"),
+    [(None, 100 * HOUR, 24 * HOUR), (2 * HOUR, 8 * HOUR, 2 * HOUR), (None, None, 8 * HOUR)],
+)
+def test_a_lease_is_capped(own_cap: int | None, wanted: int | None, granted: int) -> None:
+    """Nobody gets more than the entry's cap, else the host's; without a wish, the default."""
+    peer = entry("xena", "10.66.0.10/32", max_lease_seconds=own_cap)
+    decision = gatekeeper(peer).judge("xena", Verb.UP, wanted, NOW)
+    assert decision == Open(peer, granted)
+
+
+@pytest.mark.parametrize("verb", [Verb.UP, Verb.DOWN, Verb.STATUS])
+def test_may_is_obeyed(verb: Verb) -> None:
+    """What May does not name is refused, also while the connection is up."""
+    keeper = gatekeeper(entry("xena", "10.66.0.10/32", may=frozenset()))
+    bring_up(keeper, "xena", Role.RESPONDER)
+    decision = keeper.judge("xena", verb, None, NOW)
+    assert isinstance(decision, Refuse)
+    assert decision.result is Result.NOT_PERMITTED
+
+
+def test_up_when_up_is_unchanged_and_renews() -> None:
+    """A repeated up installs nothing and extends the lease."""
+    keeper = gatekeeper(XENA)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.judge("xena", Verb.UP, HOUR, NOW + 1800) == Keep(XENA, Result.UNCHANGED)
+    assert keeper.next_due() == NOW + 1800 + HOUR
+
+
+def test_renew_needs_a_connection() -> None:
+    """Renewing what is down is refused, so that the initiator learns of it."""
+    keeper = gatekeeper(XENA)
+    decision = keeper.judge("xena", Verb.RENEW, HOUR, NOW)
+    assert isinstance(decision, Refuse)
+    assert decision.result is Result.NO_CONNECTION
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW + 10) == Keep(XENA, Result.DONE)
+    assert keeper.next_due() == NOW + 10 + HOUR
+
+
+def test_renewal_ends_when_up_is_no_longer_permitted() -> None:
+    """A peer that may not ask for up cannot keep a connection alive for ever either."""
+    keeper = gatekeeper(entry("xena", "10.66.0.10/32", may=frozenset({"down"})))
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert isinstance(keeper.judge("xena", Verb.RENEW, HOUR, NOW), Refuse)
+
+
+def test_down_closes_and_is_idempotent() -> None:
+    """Down closes what is up; of what is down it changes nothing."""
+    keeper = gatekeeper(XENA)
+    assert keeper.judge("xena", Verb.DOWN, None, NOW) == Keep(XENA, Result.UNCHANGED)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.judge("xena", Verb.DOWN, None, NOW) == Close(XENA)
+
+
+def test_gone_needs_no_permission() -> None:
+    """Who tells that it is gone is believed, whatever May says."""
+    keeper = gatekeeper(entry("xena", "10.66.0.10/32", may=frozenset()))
+    bring_up(keeper, "xena", Role.INITIATOR)
+    assert isinstance(keeper.judge("xena", Verb.GONE, None, NOW), Close)
+
+
+def test_allowed_ips_in_use_are_refused_without_telling_whose() -> None:
+    """The same network twice is a conflict; the peer does not learn who else is authorized."""
+    keeper = gatekeeper(JACINTH, SURYA)
+    bring_up(keeper, "jacinth", Role.RESPONDER)
+    decision = keeper.judge("surya", Verb.UP, None, NOW)
+    assert isinstance(decision, Refuse)
+    assert decision.result is Result.CONFLICT
+    assert "jacinth" not in decision.reason
+
+
+def test_the_person_here_is_told_whose_networks_are_in_the_way() -> None:
+    """Locally the holder is named, with the command that moves over."""
+    keeper = gatekeeper(JACINTH, SURYA)
+    bring_up(keeper, "jacinth", Role.INITIATOR)
+    with pytest.raises(LocalFailure, match=r"192\.168\.7\.0/24: in use by .* jacinth") as raised:
+        keeper.check_free(SURYA)
+    assert "anubis switch surya" in str(raised.value.hint)
+
+
+def test_rivals_are_the_connections_that_share_routes() -> None:
+    """Switch replaces what shares routes and is up, nothing else."""
+    keeper = gatekeeper(JACINTH, SURYA, XENA)
+    assert keeper.rivals(SURYA) == ()
+    bring_up(keeper, "jacinth", Role.INITIATOR)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.rivals(SURYA) == (JACINTH,)
+
+
+def test_an_initiator_renews_at_about_half_time_and_expires_at_the_end() -> None:
+    """Renewal is due between 0.4 and 0.5 of the lease; without it, the connection ends."""
+    keeper = gatekeeper(XENA)
+    connection = keeper.opened("xena", Role.INITIATOR, HOUR, NOW, since=0.0, jitter=0.99)
+    assert NOW + 0.4 * HOUR <= connection.renew_at <= NOW + 0.5 * HOUR
+    assert keeper.due(connection.renew_at - 1) == []
+    assert keeper.due(connection.renew_at) == [(Due.RENEW, connection)]
+    assert keeper.due(NOW + HOUR) == [(Due.EXPIRE, connection)]
+
+
+def test_a_postponed_renewal_is_not_due_at_once() -> None:
+    """A renewal that found no answer waits: asking again and again would be a flood."""
+    keeper = gatekeeper(XENA)
+    keeper.opened("xena", Role.INITIATOR, HOUR, NOW, since=0.0)
+    keeper.postpone("xena", NOW + 1800)
+    assert keeper.due(NOW + 1801) == []
+    assert NOW + 1800 < keeper.next_due() < NOW + 1900
+
+
+def test_a_responder_expires_and_never_renews() -> None:
+    """Only who asked for a connection keeps it alive."""
+    keeper = gatekeeper(XENA)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.due(NOW + HOUR - 1) == []
+    assert [due for due, _ in keeper.due(NOW + HOUR)] == [Due.EXPIRE]
+
+
+def test_closed_forgets() -> None:
+    """A connection that was closed is due no more."""
+    keeper = gatekeeper(XENA)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    keeper.closed("xena")
+    assert list(keeper) == []
+    assert keeper.next_due() == float("inf")
