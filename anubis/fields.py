@@ -149,8 +149,7 @@ def preshared_key(text: str) -> PresharedKey:
 def network(text: str) -> IPNetwork:
     """Parse a network of AllowedIPs or Throw: bits beyond the prefix are cut off, as by `wg`.
 
-    The prefix of the control plane belongs to no other interface, so that nothing within it and no
-    part of the address space around it but a default route is taken.
+    What lies in the prefix of the control plane belongs to no other interface.
     """
     text = squeeze(text)
     if text.startswith(("+", "-")):
@@ -159,7 +158,7 @@ def network(text: str) -> IPNetwork:
         found = ipaddress.ip_network(_prefix(text), strict=False)
     except ValueError:
         raise BadValue("not a network", "like 10.1.0.0/16 or fd00:1::/48") from None
-    if isinstance(found, IPv6Network) and found.prefixlen and found.overlaps(CONTROL_PREFIX):
+    if isinstance(found, IPv6Network) and found.subnet_of(CONTROL_PREFIX):
         raise BadValue(f"{CONTROL_PREFIX} is the control plane", "leave it to Anubis")
     return found
 

@@ -131,6 +131,10 @@ def _colliding_addresses(
 
 
 def _overlapping_networks(entries: Sequence[AuthorizedPeer]) -> Iterator[Problem]:
+    """Find, for every network, an entry that it conflicts with; each pair is told once.
+
+    Entries of one group with one network stand for each other: one of them is told.
+    """
     items = [
         (network, index) for index, entry in enumerate(entries) for network in entry.allowed_ips
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from anubis.cli.options import json_option
+from anubis.cli.output import error_object, say, say_json
 
 if TYPE_CHECKING:
     from anubis.authorized_peers import HostFiles
@@ -26,7 +28,7 @@ _SHOWN_NAMES = 20
     show_default=True,
     help="The configuration; the authorized peers are beside it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def command(config_path: Path, as_json: bool) -> None:
     """Check the configuration, the authorized peers and the key files.
 
@@ -41,9 +43,12 @@ def command(config_path: Path, as_json: bool) -> None:
         host = load_host(config_path)
     except ConfigError as error:
         if as_json:
-            click.echo(json.dumps(_problems(error)))
+            say_json(_problems(error))
         raise
-    click.echo(json.dumps(_facts(host)) if as_json else _summary(host))
+    if as_json:
+        say_json(_facts(host))
+    else:
+        say(_summary(host))
 
 
 def _summary(host: HostFiles) -> str:
@@ -77,7 +82,7 @@ def _facts(host: HostFiles) -> dict[str, object]:
 
 
 def _problems(error: ConfigError) -> dict[str, object]:
-    return {
+    return error_object(error) | {
         "problems": [
             {
                 "file": str(problem.location.path),

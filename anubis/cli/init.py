@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from anubis.cli.output import say
+
 if TYPE_CHECKING:
     from anubis.config import Config
     from anubis.peer_checks import OwnKeys
@@ -49,10 +51,10 @@ def command(config_dir: Path, name: str | None, address_texts: tuple[str, ...]) 
     )
     own, key_files = make_keys(config)
     for file in (*files, *key_files):
-        click.echo(f"wrote {file.path}" if file.made else f"kept  {file.path}, which existed")
+        say(f"wrote {file.path}" if file.made else f"kept  {file.path}, which existed")
     if addresses and tuple(addresses) != config.production.addresses:
-        click.echo(f"note: --address was not used: {config.path} keeps its own Address")
-    click.echo(_instructions(own_name, config, own))
+        say(f"note: --address was not used: {config.path} keeps its own Address")
+    say(_instructions(own_name, config, own))
 
 
 def _name(given: str | None) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from anubis.cli.output import say
+
 __all__ = ["command"]
 
 
@@ -34,7 +36,7 @@ def command(config_path: Path) -> None:
         config = parse_config(b"", config_path)
     own, files = make_keys(config)
     for file in files:
-        click.echo(f"made {file.path}" if file.made else f"kept {file.path}, which existed")
-    click.echo(f"production public key {own.production}")
-    click.echo(f"control public key    {own.control}")
-    click.echo(f"control address       {own.control_addresses.routable}")
+        say(f"made {file.path}" if file.made else f"kept {file.path}, which existed")
+    say(f"production public key {own.production}")
+    say(f"control public key    {own.control}")
+    say(f"control address       {own.control_addresses.routable}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def faulty_blocks() -> list[tuple[str, str, str]]:
     blocks = FENCED.findall(REFERENCE)
     return [
         (name, text, output[2])
-        for (kind, name, text), output in zip(blocks, blocks[1:], strict=False)
+        for (kind, name, text), output in pairwise(blocks)
         if kind == "faulty"
     ]
 

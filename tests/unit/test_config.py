@@ -1,0 +1,187 @@
+"""`anubis.conf`: what is read, what is refused, and what the reader is told."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anubis.config import SUITE_NAMES, Config, load_config, parse_config
+from anubis.errors import ConfigError
+
+PATH = Path("/etc/anubis/anubis.conf")
+
+FULL = """\
+[Control]
+Interface = ctl0
+ListenPort = 5001
+PrivateKeyFile = keys/control
+Backend = Userspace
+Suites = AES-256-GCM
+[Production]
+Interface = tun.1
+ListenPort = 5000
+PrivateKeyFile = /srv/production
+Address = 10.9.0.2/24
+Address = fd00:9::2/64, 10.9.0.2/24
+Table = 0xffffffff
+FwMark = 0x1
+MTU = 1280
+Throw = 192.168.122.7/24
+Lease = 1h
+MaxLease = 2h30m
+"""
+
+
+def problems_of(text: str) -> list[str]:
+    """Return what is said about a file, without its path."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text.encode(), PATH)
+    return [str(problem).removeprefix(f"{PATH}:") for problem in caught.value.problems]
+
+
+def test_every_key_is_read() -> None:
+    """Every key of both sections arrives where it belongs."""
+    config = parse_config(FULL.encode(), PATH)
+    control, production = config.control, config.production
+    assert (control.interface, control.listen_port) == ("ctl0", 5001)
+    assert control.private_key_file == Path("/etc/anubis/keys/control")
+    assert (control.backend, control.suites) == ("userspace", (2,))
+    assert (production.interface, production.listen_port) == ("tun.1", 5000)
+    assert production.private_key_file == Path("/srv/production")
+    assert production.addresses == (ip_interface("10.9.0.2/24"), ip_interface("fd00:9::2/64"))
+    assert (production.table, production.fwmark) == (2**32 - 1, 1)
+    assert production.mtu == 1280
+    assert production.throw == (ip_network("192.168.122.0/24"),)
+    assert (production.lease_seconds, production.max_lease_seconds) == (3600, 9000)
+
+
+def test_an_empty_file_has_the_defaults() -> None:
+    """No key need be written."""
+    config = parse_config(b"", PATH)
+    control, production = config.control, config.production
+    assert (control.interface, control.listen_port, control.backend) == ("anubis0", 4297, "auto")
+    assert control.suites == (1, 2)
+    assert control.private_key_file == Path("/etc/anubis/control.key")
+    assert (production.interface, production.listen_port) == ("wg0", 4296)
+    assert (production.table, production.fwmark) == (214, 0xD6)
+    assert production.private_key_file == Path("/etc/anubis/production.key")
+    assert (production.lease_seconds, production.max_lease_seconds) == (28800, 86400)
+    assert (production.addresses, production.throw, production.mtu) == ((), (), None)
+    assert config.authorized_peers_path == Path("/etc/anubis/authorized_peers")
+
+
+def test_suite_words_are_the_suites_of_the_protocol() -> None:
+    """The words of the file stand for the numbers that are spoken."""
+    from anubis.suites import SUITES  # noqa: PLC0415  the only test here that needs cryptography
+
+    by_number = SUITES.values() if isinstance(SUITES, dict) else SUITES
+    assert {suite.name.lower(): suite.number for suite in by_number} == SUITE_NAMES
+
+
+@pytest.mark.parametrize("order", ["aes-256-gcm, xchacha20-poly1305", "xchacha20-poly1305"])
+def test_suites_keep_their_order_and_absent_ones_are_refused(order: str) -> None:
+    """The order of the file is the preference, and nothing is added to it."""
+    config = parse_config(f"[Control]\nSuites = {order}\n".encode(), PATH)
+    assert config.control.suites == tuple(SUITE_NAMES[word] for word in order.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "expected"),
+    [
+        ("Control", "Interface = a/b", "not an interface name"),
+        ("Control", "Interface = sixteen-letters.", "not an interface name"),
+        ("Control", "Interface = default", "not an interface name"),
+        ("Control", "Interface =", "Interface = (nothing): not an interface name"),
+        ("Control", "ListenPort = 0", "not a port"),
+        ("Control", "ListenPort = 65536", "not a port"),
+        ("Control", "ListenPort = +1", "not a port"),
+        ("Control", "Backend = kernle", "did you mean kernel?"),
+        ("Control", "Suites = aes-256-gcm, aes-256-gcm", "named twice"),
+        ("Control", "Suites =", "not a suite"),
+        ("Control", "PrivateKey = x", "did you mean PrivateKeyFile?"),
+        ("Production", "PrivateKeyFile =", "no path"),
+        ("Production", "Address = 10.9.0.2/33", "not an address"),
+        ("Production", "Address = 10.9.0.2/255.255.255.0", "not an address"),
+        ("Production", "Address = fe80::1%eth0/64", "not an address"),
+        ("Production", "Address = 224.0.0.1", "not an address of a host"),
+        ("Production", "Address = fd61:6e75:6269:7300::1/128", "is the control plane"),
+        ("Production", "Table = 0", "system's own"),
+        ("Production", "Table = off", "system's own"),
+        ("Production", "Table = 254", "system's own"),
+        ("Production", "Table = 4294967296", "too large"),
+        ("Production", "Table = main", "not a number"),
+        ("Production", "FwMark = 0", "bearer packets"),
+        ("Production", "FwMark = off", "bearer packets"),
+        ("Production", "FwMark = 0x1ffffffff", "not a number"),
+        ("Production", "FwMark = 4294967296", "too large"),
+        ("Production", "MTU = 1279", "1280 to 65535"),
+        ("Production", "MTU = 65536", "1280 to 65535"),
+        ("Production", "Throw = 0.0.0.0/0", "everything"),
+        ("Production", "Throw = fd61:6e75:6269:7300:1::/80", "is the control plane"),
+        ("Production", "Lease = 8", "needs a unit: 8s, 8m or 8h"),
+        ("Production", "Lease = 0s", "no time at all"),
+        ("Production", "MaxLease = off", "not a duration"),
+    ],
+)
+def test_bad_values_are_told_with_line_and_remedy(section: str, line: str, expected: str) -> None:
+    """A bad value is one problem, at its line, and says what would be right."""
+    (problem,) = problems_of(f"[{section}]\n{line}\n")
+    assert problem.startswith("2: ")
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[Control]\nInterface = wg0", "2: Interface = wg0: [Control] and [Production]"),
+        ("[Production]\nListenPort = 4297", "2: ListenPort = 4297: [Control] and [Production]"),
+        (
+            "[Control]\nPrivateKeyFile = a\n[Production]\nPrivateKeyFile = /etc/anubis/a",
+            "4: PrivateKeyFile = /etc/anubis/a: [Control] and [Production] have the same",
+        ),
+    ],
+)
+def test_the_interfaces_share_nothing(text: str, expected: str) -> None:
+    """One name, port or key for both interfaces is refused where it is written."""
+    (problem,) = problems_of(text)
+    assert problem.startswith(expected)
+
+
+def test_all_problems_are_told_in_the_order_of_the_file() -> None:
+    """One run of `anubis check` is enough to mend a file."""
+    found = problems_of("[Control]\nX = 1\nListenPort = x\n[Peer]\n[Production]\nMTU = 1\n")
+    assert [problem.partition(":")[0] for problem in found] == ["2", "3", "4", "6"]
+    assert "authorized_peers" in found[2]
+
+
+def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
+    """Who has no configuration is told how to get one."""
+    with pytest.raises(ConfigError, match=r"there is no such file .*anubis init"):
+        load_config(tmp_path / "anubis.conf")
+
+
+def understood_or_refused(data: bytes) -> None:
+    """Parse; any exception but ConfigError is a failure."""
+    with suppress(ConfigError):
+        assert isinstance(parse_config(data, PATH), Config)
+
+
+LINES = st.sampled_from(FULL.splitlines())
+JUNK = st.one_of(st.text(max_size=12), st.sampled_from(["0x", "/", "-1", ",", "[", "9" * 30]))
+
+
+@given(st.lists(st.one_of(LINES, st.tuples(LINES, JUNK).map("".join), JUNK), max_size=12))
+def test_any_file_gives_a_config_or_a_config_error(lines: list[str]) -> None:
+    """No text raises anything but ConfigError, however near it is to a valid file."""
+    understood_or_refused("\n".join(lines).encode())
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_config_or_a_config_error(data: bytes) -> None:
+    """Nor do any bytes."""
+    understood_or_refused(b"[Production]\n" + data)
