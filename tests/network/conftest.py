@@ -114,7 +114,8 @@ class Namespace:
         """Return the same without nftables' handles and order, which a table made anew has not."""
         lines = self.everything().splitlines()
         kept = "\n".join(line for line in lines if '"nftables"' not in line)
-        return kept, sorted(self.run("nft --stateless list ruleset").split("\ntable "))
+        tables = self.run("nft --stateless list ruleset").split("table ")
+        return kept, sorted(table.strip() for table in tables)
 
 
 def _setns(descriptor: int) -> None:

@@ -154,4 +154,4 @@ async def test_the_control_prefix_leads_to_the_control_plane_or_nowhere(
         host.socket(socket.AF_INET6, socket.SOCK_DGRAM) as stray,
         pytest.raises(PermissionError),
     ):
-        stray.connect((peer, 4297))
+        stray.connect((peer, 4298))
