@@ -7,12 +7,9 @@ in it (`anubis.lab.scene`).
 from __future__ import annotations
 
 import json
-import pickle
-import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,16 +17,15 @@ from pathlib import Path
 from typing import IO
 
 from anubis.errors import LocalFailure
+from anubis.lab.creation import Creation
 from anubis.lab.daemon import Daemon, end_process
 from anubis.lab.entry import demand_root, entering, environment, host_process, host_processes
 from anubis.lab.scene import scene
 from anubis.lab.state import DEFAULT_DIRECTORY, StateDirectory
-from anubis.lab.supervisor import DETACH
 from anubis.lab.topology import Topology
 
 __all__ = ["HostStatus", "Lab", "LabStatus"]
 
-_BUILD_SECONDS = 30.0
 _GONE_SECONDS = 20.0
 _RUN_SECONDS = 60.0
 _PROGRAMS = {
@@ -65,13 +61,13 @@ class Lab:
 
     def __init__(self, directory: Path = DEFAULT_DIRECTORY) -> None:
         self.state = StateDirectory(directory)
-        self._creation: subprocess.Popen[bytes] | None = None
+        self._creation: Creation | None = None  # while the lab is tied to this process
 
     def up(self, topology: Topology | None = None, *, tethered: bool = False) -> bool:
         """Bring the lab up, with every daemon ready; False if it was up already.
 
-        A tethered lab dies with this process. Raises NotPermitted or LocalFailure; what had been
-        begun is removed then.
+        A tethered lab lives no longer than this object and this process. Raises NotPermitted or
+        LocalFailure; what had been begun is removed then.
         """
         _demand_means()
         if self.state.supervisor() is not None:
@@ -82,8 +78,9 @@ class Lab:
                 "wait for it, or remove it with: anubis lab down",
             )
         topology = scene() if topology is None else topology
+        self.state.remove()  # what a killed lab has left
+        self._creation = Creation(self.state, topology)
         try:
-            self._build(topology)
             daemons = [self.daemon(host.name) for host in topology.hosts if host.daemon]
             for daemon in daemons:
                 daemon.launch()
@@ -91,7 +88,8 @@ class Lab:
                 daemon.await_ready()
             self.state.ready.touch()
             if not tethered:
-                self._detach()
+                self._creation.detach()
+                self._creation = None
         except BaseException:  # also an interrupt: half a lab is of no use to anybody
             self.down()
             raise
@@ -108,7 +106,9 @@ class Lab:
         while not self._removed():
             if time.monotonic() > deadline:
                 raise LocalFailure(f"cannot remove {self.state.path}")
-        self._forget_creation()
+        if self._creation is not None:
+            self._creation.close()
+            self._creation = None
         return existed
 
     def command(self, host: str, *argv: str) -> list[str]:
@@ -178,44 +178,12 @@ class Lab:
         state = "up" if self.state.ready.exists() else "starting"
         return LabStatus(str(self.state.path), state, hosts)
 
-    def _build(self, topology: Topology) -> None:
-        self.state.make()
-        with self.state.log("lab").open("ab") as log:
-            creation = subprocess.Popen(
-                [sys.executable, "-m", "anubis.lab.supervisor", str(self.state.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._creation = creation
-        answer = _converse(creation, pickle.dumps(topology))
-        if answer == "ready":
-            return
-        if answer == "busy":
-            raise LocalFailure(f"the lab in {self.state.path} is busy", "try again")
-        log_text = self.state.log("lab").read_text() if self.state.log("lab").exists() else ""
-        reason = answer.removeprefix("failed ") or log_text or "its supervisor was killed"
-        raise LocalFailure(f"the lab could not be built: {reason}")
-
     def _removed(self) -> bool:
         supervisor = self.state.supervisor()
         if supervisor is not None:
             end_process(supervisor, signal.SIGKILL, _GONE_SECONDS)
             return False
         return self.state.remove()
-
-    def _detach(self) -> None:
-        if self._creation is not None and self._creation.stdin is not None:
-            self._creation.stdin.write(DETACH)
-        self._forget_creation()
-
-    def _forget_creation(self) -> None:
-        creation, self._creation = self._creation, None
-        if creation is None:
-            return
-        with creation:  # closes its pipes
-            pass
 
     def _addresses(self, host: str) -> dict[str, list[str]]:
         answer = self.run(host, "ip", "-json", "address", "show", check=True).stdout
@@ -234,20 +202,6 @@ class Lab:
         if daemon.process is None:
             return None
         return "ready" if daemon.ready else "running"
-
-
-def _converse(creation: subprocess.Popen[bytes], topology: bytes) -> str:
-    """Hand over the topology; return the supervisor's one line, or nothing if it died."""
-    if creation.stdin is None or creation.stdout is None:
-        raise ValueError("the supervisor was started without pipes")
-    try:
-        creation.stdin.write(topology)
-        creation.stdin.flush()
-    except BrokenPipeError:
-        return ""
-    if not select.select([creation.stdout], [], [], _BUILD_SECONDS)[0]:
-        return f"failed it took longer than {_BUILD_SECONDS:g} s"
-    return creation.stdout.readline().decode().strip()
 
 
 def _demand_means() -> None:

@@ -1,0 +1,1 @@
+"""Real hosts in the lab, and real tunnels between them."""

@@ -1,0 +1,77 @@
+"""Labs for tests: each of its own, and gone afterwards whatever happened.
+
+They are tethered to the test process, so that even its violent end leaves nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from anubis.lab.lab import Lab
+from anubis.lab.scene import scene
+from anubis.lab.topology import Topology
+
+MakeLab = Callable[[Topology], Lab]
+
+_LOG_LINES = 60
+_numbers = itertools.count()
+
+
+def new_directory() -> Path:
+    """Return a state directory that no other lab uses."""
+    return Path(f"/run/anubis-lab-test-{os.getpid()}-{next(_numbers)}")
+
+
+@pytest.fixture(scope="module")
+def make_lab() -> Iterator[MakeLab]:
+    """Bring up labs of any topology; all are removed at the end of the module."""
+    with ExitStack() as labs:
+
+        def make(topology: Topology) -> Lab:
+            lab = Lab(new_directory())
+            labs.callback(lab.down)
+            lab.up(topology, tethered=True)
+            return lab
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def lab(make_lab: MakeLab) -> Lab:
+    """Bring up the whole scene, daemons included."""
+    return make_lab(scene())
+
+
+@pytest.fixture(scope="module")
+def quiet_lab(make_lab: MakeLab) -> Lab:
+    """Bring up the scene without daemons."""
+    return make_lab(scene().without_daemons())
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Give a state directory for a lab that the test handles itself; it is removed afterwards."""
+    path = new_directory()
+    yield path
+    Lab(path).down()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the daemons said when a test of theirs failed."""
+    report = yield
+    labs = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)]
+    if report.failed:
+        for found in labs:
+            for log in sorted(found.state.path.glob("*.log")):
+                lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+                report.sections.append((f"log of {log.stem}", "\n".join(lines)))
+    return report
