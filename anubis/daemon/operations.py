@@ -187,7 +187,7 @@ class DaemonOperations:
     async def _shake_early(self, attempt: _Attempt, endpoints: tuple[Endpoint, ...]) -> None:
         """Prepare our side; shake hands a moment after the request went out, or on the reply."""
         attempt.endpoint = endpoints[0]
-        await self._production.prepare(attempt.peer, attempt.endpoint)
+        await self._production.prepare(attempt.peer, attempt.endpoint, attempt.rivals)
         await attempt.contact.ready.wait()
         if attempt.contact.endpoint is not None:
             # Of several addresses, the one over which the control plane works.

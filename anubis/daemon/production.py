@@ -101,10 +101,15 @@ class Production:
         """Return the peer of an entry as WireGuard sees it, or None."""
         return (await self.device()).peer(entry.public_key)
 
-    async def prepare(self, entry: AuthorizedPeer, endpoint: Endpoint | None) -> None:
+    async def prepare(
+        self,
+        entry: AuthorizedPeer,
+        endpoint: Endpoint | None,
+        rivals: Iterable[AuthorizedPeer] = (),
+    ) -> None:
         """Add the peer, able to shake hands and nothing more. Raises LocalFailure."""
         async with self._lock:
-            await self._admit(entry)
+            await self._admit(entry, rivals)
             if entry.name in self._committed:
                 return
             change = _change(entry, endpoint)
