@@ -101,8 +101,7 @@ class Responder:
     """All exchanges in which this host is the responder.
 
     `floor_ns` is the time before which nothing is fresh: the start of the daemon. Together with
-    the watermarks of an earlier run it makes a request that was recorded then worthless now. Where
-    the clock may have been wrong at the start, pass 0 and give `receive` the time of running.
+    the watermarks of an earlier run it makes a request that was recorded then worthless now.
     """
 
     keyring: Keyring
@@ -123,12 +122,13 @@ class Responder:
         """Judge one request datagram; never raises.
 
         `now_ns` counts from 1970, by a clock that may be wrong and may be set. `running_ns` is for
-        how long this responder has been running, by a clock that is never set: nothing from before
-        is fresh, reckoned on the clock as it is now.
+        how long this responder has been running, by a clock that is never set: if the clock was
+        behind at the start and is right now, the floor rises to the right time of the start.
         """
-        start_ns = 0 if running_ns is None else now_ns - running_ns
+        if running_ns is not None:
+            self._sessions.raise_floor(now_ns - running_ns)
         try:
-            return self._receive(datagram, source, now_ns, start_ns)
+            return self._receive(datagram, source, now_ns)
         except Malformed as error:
             return self._drop(error.reason)
 
@@ -148,7 +148,7 @@ class Responder:
         """Take up the watermarks of an earlier run."""
         self._sessions.restore(watermarks)
 
-    def _receive(self, datagram: bytes, source: IPv6Address, now_ns: int, start_ns: int) -> Outcome:
+    def _receive(self, datagram: bytes, source: IPv6Address, now_ns: int) -> Outcome:
         """Check in the order of section 9. Raises Malformed for a header that cannot be read."""
         header = Header.decode(datagram)
         if header.type is not MessageType.REQUEST:
@@ -169,7 +169,7 @@ class Responder:
             body = self.keyring.channel(header.sender).open(header, datagram)
         except (NotAuthentic, KeyFormatError):
             return self._drop("not_authentic", tunnel.name)
-        judged = self._judge(header, body, sender.name == tunnel.name, now_ns, start_ns)
+        judged = self._judge(header, body, sender.name == tunnel.name, now_ns)
         if isinstance(judged, Reply):
             sealed = self._seal(header, len(datagram), judged)
             return Answered(sealed, sender.name, judged.result)
@@ -185,9 +185,7 @@ class Responder:
             return self._drop("in_progress", peer)
         return Answered(session.reply, peer, Result.UNCHANGED, repeat=True)
 
-    def _judge(
-        self, header: Header, body: bytes, same_peer: bool, now_ns: int, start_ns: int
-    ) -> Request | Reply:
+    def _judge(self, header: Header, body: bytes, same_peer: bool, now_ns: int) -> Request | Reply:
         """Return the request of an authentic body if it may be acted on, else its refusal."""
         refusal = Reply(body[:REQUEST_ID_SIZE], now_ns, Result.DONE)
         if not same_peer:
@@ -207,10 +205,10 @@ class Responder:
             request = Request.decode(body)
         except Malformed as error:
             return replace(refusal, result=Result.MALFORMED, reason=str(error))
-        return self._judge_request(request, header.sender, refusal, now_ns, start_ns)
+        return self._judge_request(request, header.sender, refusal, now_ns)
 
     def _judge_request(
-        self, request: Request, sender: PublicKey, refusal: Reply, now_ns: int, start_ns: int
+        self, request: Request, sender: PublicKey, refusal: Reply, now_ns: int
     ) -> Request | Reply:
         if request.unknown_critical:
             return replace(
@@ -225,7 +223,7 @@ class Responder:
                 reason=f"verb {request.verb} is not understood here",
             )
         session = self._sessions.open(sender)
-        floor_ns = max(self._sessions.floor_ns, start_ns)
+        floor_ns = self._sessions.floor_ns
         if session.is_fresh(request.unix_ns, request.challenge, floor_ns, now_ns):
             return request
         return replace(

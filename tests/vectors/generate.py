@@ -302,6 +302,13 @@ def freshness() -> Iterator[Story]:
     story.restart(0, watermarks=False)
     story.arrives(sealed, at=T0 + 10 * SECOND, running=9 * SECOND)
     yield story
+    about = "Watermarks are lost, and the clock is set back after the start: the floor stays."
+    story = ResponderStory("floor-clock-set-back", "floor", about)
+    sealed = story.request()
+    story.arrives(sealed, verdict=DONE, running=HOUR)
+    story.restart(T0 + HOUR, watermarks=False)
+    story.arrives(sealed, at=T0 + SECOND, running=10 * SECOND)
+    yield story
     about = "The table has one place: the laptop is forgotten, the floor rises to its watermark."
     story = ResponderStory("bounded", "bounded", about, limit=1)
     sealed = story.request()
