@@ -100,7 +100,7 @@ class ApiServer:
         """Take no more calls, roll back the changes under way, tell their callers, and close."""
         self._stopping = True
         for change in self._changes:
-            change.cancel()
+            _roll_back(change)
         if self._changes:
             await asyncio.wait(self._changes)
         if self._runner is not None:
@@ -127,7 +127,7 @@ class ApiServer:
             return await _tell(request, change, progress)
         finally:
             # If the caller has left, the change is undone before its task is forgotten.
-            change.cancel()
+            _roll_back(change)
             await asyncio.wait({change})
             _log_end(call, caller, change)
 
@@ -231,6 +231,12 @@ async def _explained(operation: Awaitable[_T]) -> _T:
     except Exception:
         _logger.exception("internal-error")
         raise http.internal_error() from None
+
+
+def _roll_back(change: asyncio.Task[Result]) -> None:
+    """Cancel a change, but only once: a second time would cut its rolling back short."""
+    if not change.cancelling():
+        change.cancel()
 
 
 def _log_end(call: Change, caller: Caller, change: asyncio.Task[Result]) -> None:

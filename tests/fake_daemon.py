@@ -1,0 +1,195 @@
+"""A daemon for tests: the real API over a real socket, with operations that follow a script.
+
+What happens is told by the connection's name, so a test reads without looking here much:
+`jacinth` works, `surya` was up already and cannot be told to go down, `selen` refuses, `leaf` does
+not answer, `broken` fails on this host, `buggy` meets a bug, `slow` waits until it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from anubis.daemon.api import ApiServer, Report
+from anubis.errors import LocalFailure, NoAnswer, Refused, UnknownConnection, nearest
+from anubis.events import ConnectionStatus, Result
+
+DEADLINE = 20.0  # seconds, for whatever a test waits for
+
+NAMES = ("broken", "buggy", "jacinth", "leaf", "selen", "slow", "surya")
+
+
+class FakeClock:
+    """Stands still but where the script lets it go on."""
+
+    def __init__(self) -> None:
+        self.milliseconds = 0.0
+
+    def __call__(self) -> float:
+        return self.milliseconds / 1000
+
+
+class FakeOperations:
+    """The script. `calls` has what was asked, with every argument."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.calls: list[tuple[object, ...]] = []
+        self.waiting = threading.Event()  # "slow" has begun
+        self.rolled_back = threading.Event()  # "slow" was cancelled, and has undone its work
+        self.may_roll_back = threading.Event()  # clear it to hold the undoing up
+        self.may_roll_back.set()
+
+    async def status(self, name: str | None) -> list[ConnectionStatus]:
+        self.calls.append(("status", name))
+        if name == "buggy":
+            raise KeyError(name)
+        self._check(name or "jacinth")
+        entries = [
+            ConnectionStatus(
+                "jacinth",
+                "up",
+                "initiator",
+                "2026-11-20T11:56:00Z",
+                28700,
+                "203.0.113.1:4296",
+                12.5,
+                1_258_291,
+                512,
+            ),
+            ConnectionStatus("surya", "down"),
+        ]
+        return [entry for entry in entries if name in {None, entry.name}]
+
+    async def up(
+        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+    ) -> Result:
+        self.calls.append(("up", name, lease_seconds, timeout_seconds))
+        await self._begin(name, report)
+        return await self._up(name, lease_seconds, report)
+
+    async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
+        self.calls.append(("down", name, timeout_seconds))
+        await self._begin(name, report)
+        if name == "surya":
+            self._report(report, 9.0, "removed")
+            return Result(name, "down", "local_only", warnings=("surya could not be told",))
+        self._report(report, 12.4, "control", "203.0.113.1:4297")
+        self._report(report, 19.0, "agreed")
+        self._report(report, 21.1, "removed")
+        return Result(name, "down", "done")
+
+    async def switch(
+        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+    ) -> Result:
+        self.calls.append(("switch", name, lease_seconds, timeout_seconds))
+        await self._begin(name, report)
+        result = await self._up(name, lease_seconds, report)
+        self._report(report, 40.2, "agreed", "", "surya")
+        self._report(report, 41.0, "removed", "", "surya")
+        return Result(
+            result.connection,
+            result.state,
+            result.result,
+            result.lease_seconds,
+            result.endpoint,
+            replaced=("surya",),
+        )
+
+    async def _up(self, name: str, lease_seconds: int | None, report: Report) -> Result:
+        lease = lease_seconds or 28800
+        if name == "surya":
+            return Result(name, "up", "unchanged", lease, "198.51.100.7:4296")
+        self._report(report, 12.4, "control", "203.0.113.1:4297")
+        self._report(report, 19.0, "agreed", "lease 8h")
+        self._report(report, 21.1, "peer", "wg0")
+        self._report(report, 25.3, "routes", "2 routes")
+        self._report(report, 31.7, "handshake", "203.0.113.1:4296")
+        self.clock.milliseconds = 31.9
+        return Result(name, "up", "done", lease, "203.0.113.1:4296")
+
+    async def _begin(self, name: str, report: Report) -> None:
+        """Do what the name says, if it says that this goes wrong."""
+        self.clock.milliseconds = 0.0
+        self._check(name)
+        match name:
+            case "selen":
+                self._report(report, 12.4, "control", "203.0.113.9:4297")
+                raise Refused(
+                    "selen refused (not_permitted): ask \x1b[31mme\x1b[0m first",
+                    "its administrator decides",
+                    "not_permitted",
+                )
+            case "leaf":
+                raise NoAnswer("leaf did not answer within 10 s", "is UDP port 4297 open?")
+            case "broken":
+                raise LocalFailure("wg0: the kernel said no; all is rolled back")
+            case "buggy":
+                raise KeyError(name)
+            case "slow":
+                self._report(report, 12.4, "control", "203.0.113.8:4297")
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            self.waiting.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(self.may_roll_back.wait, DEADLINE)
+            self.rolled_back.set()
+
+    def _check(self, name: str) -> None:
+        if name not in NAMES:
+            raise UnknownConnection(f"no connection is called {name!r}", nearest(name, NAMES))
+
+    def _report(
+        self,
+        report: Report,
+        milliseconds: float,
+        step: str,
+        detail: str = "",
+        connection: str | None = None,
+    ) -> None:
+        self.clock.milliseconds = milliseconds
+        report(step, detail, connection)
+
+
+class FakeDaemon:
+    """A running ApiServer in a thread of its own."""
+
+    def __init__(self, path: Path, group: str = "anubis") -> None:
+        self.path = path
+        self.operations = FakeOperations()
+        self.server = ApiServer(self.operations, path, group=group, clock=self.operations.clock)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self.run(self.server.start)
+
+    def stop(self) -> None:
+        self.run(self.server.stop)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE)
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def run(self, what: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a coroutine in the daemon's thread."""
+        asyncio.run_coroutine_threadsafe(what(), self._loop).result(DEADLINE)
+
+
+@contextmanager
+def fake_daemon(path: Path, group: str = "anubis") -> Generator[FakeDaemon, None, None]:
+    """Run a FakeDaemon at `path`, and leave nothing of it."""
+    daemon = FakeDaemon(path, group)
+    daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+    assert not path.exists()
