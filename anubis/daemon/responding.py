@@ -16,6 +16,7 @@ from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
 from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
 from anubis.responder import Accepted, Answered, Dropped, Responder
+from anubis.tai64n import NANOSECONDS
 from anubis.wire import Reply, Result, State, Verb
 
 __all__ = ["Responding"]
@@ -32,12 +33,15 @@ class Responding:
         self._gatekeeper = parts.gatekeeper
         self._production = parts.production
         self._clock = parts.clock
+        self._started = parts.clock.boot()
         self._tasks: set[asyncio.Task[None]] = set()
         self._throttle = Throttle()
 
     def on_request(self, datagram: bytes, source: IPv6Address, port: int) -> None:
         """Take in a datagram; anything slow becomes a task."""
-        match self._responder.receive(datagram, source, self._clock.unix_ns()):
+        now_ns = self._clock.unix_ns()
+        running_ns = int((self._clock.boot() - self._started) * NANOSECONDS)
+        match self._responder.receive(datagram, source, now_ns, running_ns):
             case Dropped(reason, peer):
                 self._log_drop(reason, peer, source)
             case Answered(datagram=answer, peer=peer, result=result, repeat=repeat):
