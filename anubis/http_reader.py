@@ -19,7 +19,7 @@ _CHUNK = 65536
 
 
 class Garbage(ValueError):
-    """The answer is no HTTP, breaks off, or is longer than it may be."""
+    """The answer is no HTTP, or is longer than it may be."""
 
 
 class Silence(TimeoutError):
@@ -30,7 +30,8 @@ class Answer:
     """The answer that comes through a connected socket; made when its head has been read.
 
     `silence` is how long, in seconds, the other end may take for the head, and then for each
-    line of the body. Raises Garbage, Silence, or the socket's OSError, here and in `lines`.
+    line of the body. Raises Garbage, Silence, ConnectionAbortedError if the answer breaks off, or
+    the socket's OSError, here and in `lines`.
     """
 
     def __init__(self, connection: socket.socket, silence: float) -> None:
@@ -84,7 +85,7 @@ class Answer:
     def _read_headers(self) -> Iterator[tuple[str, str]]:
         size = 0
         while line := self._line():
-            size += len(line)
+            size += len(line) + 2
             if size > MAX_HEAD:
                 raise Garbage(f"headers of more than {MAX_HEAD} bytes")
             name, _, value = line.decode("latin-1").partition(":")
@@ -127,5 +128,5 @@ class Answer:
         except TimeoutError:
             raise Silence from None
         if not received:
-            raise Garbage("the answer breaks off")
+            raise ConnectionAbortedError("the answer breaks off")
         self._buffer += received
