@@ -2,7 +2,7 @@
 
 What happens is told by the connection's name, so a test reads without looking here much:
 `jacinth` works, `surya` was up already and cannot be told to go down, `selen` refuses, `leaf` does
-not answer, `broken` fails on this host, `buggy` meets a bug, `slow` waits until it is cancelled.
+not answer, `broken` fails on this host, `buggy` meets a bug, `slow` waits until it is cancelled, `xena` is down already.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from anubis.events import ConnectionStatus, Result
 
 DEADLINE = 20.0  # seconds, for whatever a test waits for
 
-NAMES = ("broken", "buggy", "jacinth", "leaf", "selen", "slow", "surya")
+NAMES = ("broken", "buggy", "jacinth", "leaf", "selen", "slow", "surya", "xena")
 
 
 class FakeClock:
@@ -38,6 +38,7 @@ class FakeOperations:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.calls: list[tuple[object, ...]] = []
+        self._begun = 0.0  # milliseconds; when the change under way arrived
         self.waiting = threading.Event()  # "slow" has begun
         self.rolled_back = threading.Event()  # "slow" was cancelled, and has undone its work
         self.may_roll_back = threading.Event()  # clear it to hold the undoing up
@@ -74,6 +75,8 @@ class FakeOperations:
     async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
         self.calls.append(("down", name, timeout_seconds))
         await self._begin(name, report)
+        if name == "xena":
+            return Result(name, "down", "unchanged")
         if name == "surya":
             self._report(report, 9.0, "removed")
             return Result(name, "down", "local_only", warnings=("surya could not be told",))
@@ -108,12 +111,12 @@ class FakeOperations:
         self._report(report, 21.1, "peer", "wg0")
         self._report(report, 25.3, "routes", "2 routes")
         self._report(report, 31.7, "handshake", "203.0.113.1:4296")
-        self.clock.milliseconds = 31.9
+        self.clock.milliseconds = self._begun + 31.9
         return Result(name, "up", "done", lease, "203.0.113.1:4296")
 
     async def _begin(self, name: str, report: Report) -> None:
         """Do what the name says, if it says that this goes wrong."""
-        self.clock.milliseconds = 0.0
+        self._begun = self.clock.milliseconds
         self._check(name)
         match name:
             case "selen":
@@ -153,7 +156,7 @@ class FakeOperations:
         detail: str = "",
         connection: str | None = None,
     ) -> None:
-        self.clock.milliseconds = milliseconds
+        self.clock.milliseconds = self._begun + milliseconds
         report(step, detail, connection)
 
 
