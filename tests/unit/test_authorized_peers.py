@@ -200,6 +200,7 @@ def test_nobody_becomes_our_gateway_unasked(networks: str, may: set[str]) -> Non
         ("AllowedIPs = 10.0.0.0/8,", "AllowedIPs = (nothing): not a network"),
         ("AllowedIPs = 10.0.0.0/255.0.0.0", "not a network"),
         ("AllowedIPs = 010.0.0.0/8", "not a network"),
+        ("AllowedIPs = 10.0.0.0\u00a0/8", "AllowedIPs = 10.0.0.0\\xa0/8: not a network"),
         ("AllowedIPs = fe80::%eth0/64", "not a network"),
         ("AllowedIPs = +10.0.0.0/8", "a file says all networks"),
         ("AllowedIPs = fd61:6e75:6269:7300::7/128", "is the control plane"),
