@@ -52,7 +52,7 @@ def _seal_xchacha(key: bytes, nonce: bytes, plaintext: bytes, associated: bytes)
 def _open_xchacha(key: bytes, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
     try:
         return bytes(crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, associated, nonce, key))
-    except CryptoError:
+    except (CryptoError, ValueError):  # ValueError: shorter than a tag
         raise NotAuthentic("the tag does not fit") from None
 
 
