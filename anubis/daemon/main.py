@@ -107,7 +107,7 @@ class Daemon:
         self._config = config
         self._state_file = state_file
         keyring = Keyring(host.production_key)
-        shares = Shares(self.network)
+        shares = self._shares = Shares(self.network)
         self._gatekeeper = Gatekeeper(peers, config.production)
         self._responder = Responder(
             keyring, peers, random, config.control.suites, floor_ns=clock.unix_ns()
@@ -142,14 +142,15 @@ class Daemon:
         self._production.borrowed_mark = saved.borrowed_mark
         async with explained("cannot start"):
             await self.network.adopt(NetworkState())
-            await self._production.start()
+            with self._shares.held():
+                await self._production.start()
+                await self._production.reconcile(saved.peers, self._gatekeeper.up_peers())
             await self.control.start(
                 peers,
                 mark=self._production.mark,
                 table=self._config.production.table,
                 on_request=self._responding.on_request,
             )
-            await self._production.reconcile(saved.peers, self._gatekeeper.up_peers())
         for peer in self._gatekeeper.up_peers():
             await self.control.keep_alive(peer, on=True)
         self.save()

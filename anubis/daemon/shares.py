@@ -6,6 +6,8 @@ The control plane and production both need routes and rules; neither knows of th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from anubis.network.apply import Network
 from anubis.network.state import NetworkState
@@ -19,14 +21,29 @@ class Shares:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._shares: dict[str, NetworkState] = {}
+        self._held = False
         self._lock = asyncio.Lock()
 
     async def put(self, owner: str, share: NetworkState) -> None:
         """Replace the share of an owner; on an error everything is as it was before."""
         async with self._lock:
             shares = {**self._shares, owner: share}
-            whole = NetworkState()
-            for part in shares.values():
-                whole |= part
-            await self.network.apply(whole)
+            if not self._held:
+                whole = NetworkState()
+                for part in shares.values():
+                    whole |= part
+                await self.network.apply(whole)
             self._shares = shares
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Only note what is put; the next put outside applies all.
+
+        For a start after a crash: what an earlier run left must not be taken away because one
+        owner has spoken and the other not yet.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False

@@ -203,6 +203,14 @@ class Network:
         """Return the index of a link, None without it."""
         return link_index(interface)
 
+    async def alias(self, interface: str) -> str | None:
+        """Return the alias of a link, None without one."""
+        return await self._links.alias(interface)
+
+    async def set_alias(self, interface: str, alias: str) -> None:
+        """Set the alias of a link."""
+        await self._links.set_alias(interface, alias)
+
     async def mtu(self, interface: str) -> int:
         """Return the MTU of a link in bytes."""
         return await self._links.mtu(interface)

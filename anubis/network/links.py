@@ -93,6 +93,20 @@ class Links:
         what = f"set the MTU of {interface} to {mtu}"
         await self._set(what, _require(what, interface), mtu=mtu)
 
+    async def alias(self, interface: str) -> str | None:
+        """Return the alias of a link, the free text of `ip link set alias`; None without one."""
+        what = f"read the alias of {interface}"
+        links = await self._netlink.ask(
+            what, self._netlink.socket.link("get", index=_require(what, interface))
+        )
+        alias = links[0].get("ifalias")
+        return str(alias) if alias else None
+
+    async def set_alias(self, interface: str, alias: str) -> None:
+        """Set the alias of a link."""
+        what = f"set the alias of {interface}"
+        await self._set(what, _require(what, interface), ifalias=alias)
+
     async def delete(self, interface: str) -> None:
         """Remove a link; one that is gone already is fine."""
         index = link_index(interface)

@@ -42,7 +42,9 @@ from anubis.network.state import (
 
 __all__ = ["SERVICE_PORT", "control_plane_state", "production_state"]
 
-SERVICE_PORT = 4297  # UDP for the protocol, TCP for the web page, both on the control address
+# Inside the control plane, UDP for the protocol and TCP for the web page. It cannot be the 4297 of
+# the bearer packets: WireGuard's own socket has that on every address of the host (EADDRINUSE).
+SERVICE_PORT = 4298
 
 _CONTROL_LOOKUP = RULE_PRIORITIES.start
 _CONTROL_PROHIBIT = RULE_PRIORITIES.start + 1
