@@ -70,5 +70,6 @@ class Throttle:
             return None
         if len(self._last) >= self.max_kinds:
             self._last.clear()
+            self._kept.clear()
         self._last[kind] = now
         return self._kept.pop(kind, 0)

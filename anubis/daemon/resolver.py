@@ -37,9 +37,10 @@ async def resolve(endpoint: NamedEndpoint) -> tuple[Endpoint, ...]:
             f"the name {endpoint.host} was not resolved within {_TIMEOUT:.0f} s",
             "check the name servers of this host, or use an address in Endpoint",
         ) from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: Python's IDNA codec refuses the name before anybody is asked.
         raise LocalFailure(
-            f"the name {endpoint.host} cannot be resolved: {error.strerror}",
+            f"the name {endpoint.host} cannot be resolved: {getattr(error, 'strerror', error)}",
             "check the name in Endpoint and the name servers of this host",
         ) from None
     addresses = dict.fromkeys(ip_address(str(info[4][0])) for info in found)

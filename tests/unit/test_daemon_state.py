@@ -1,0 +1,84 @@
+"""The state file is found again whole, or not at all; it never holds a secret."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from anubis.daemon.state import SavedState, StateFile
+from anubis.gatekeeper import Connection, Role
+from anubis.wireguard.keys import PublicKey
+
+KEY = PublicKey(bytes(range(32)))
+STATE = SavedState(
+    connections=(
+        Connection("jacinth", Role.INITIATOR, 1.5, 3600, 4600.0, 2700.0),
+        Connection("xena", Role.RESPONDER, 2.5, 60, 99.0, float("inf")),
+    ),
+    peers={"jacinth": KEY},
+    watermarks={KEY: 1_700_000_000_000_000_001},
+    sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
+    borrowed_mark=True,
+)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    """Every field survives, nanoseconds and an infinite time included."""
+    file = StateFile(tmp_path / "state.json")
+    file.save(STATE)
+    assert StateFile(tmp_path / "state.json").load() == STATE
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Names and times of connections are nobody else's business."""
+    file = StateFile(tmp_path / "state.json")
+    file.save(STATE)
+    assert stat.S_IMODE((tmp_path / "state.json").stat().st_mode) == 0o600
+
+
+def test_saving_the_same_again_writes_nothing(tmp_path: Path) -> None:
+    """A renewal a minute must not be a write a minute where nothing changed."""
+    path = tmp_path / "state.json"
+    file = StateFile(path)
+    file.save(STATE)
+    path.unlink()
+    file.save(STATE)
+    assert not path.exists()
+
+
+def test_no_file_is_an_empty_state(tmp_path: Path) -> None:
+    """The first start finds nothing and is content."""
+    assert StateFile(tmp_path / "state.json").load() == SavedState()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"connections": 1}',
+        json.dumps({**STATE.to_json(), "peers": {"x": "not a key"}}),
+        json.dumps({**STATE.to_json(), "connections": [{"name": "x"}]}),
+        json.dumps({**STATE.to_json(), "connections": ["x"]}),
+    ],
+)
+def test_an_unreadable_file_counts_as_none(tmp_path: Path, text: str) -> None:
+    """A damaged file never keeps the daemon from starting."""
+    path = tmp_path / "state.json"
+    path.write_text(text)
+    assert StateFile(path).load() == SavedState()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    """The new content appears under its name only when it is whole."""
+    path = tmp_path / "state.json"
+    StateFile(path).save(STATE)
+    (tmp_path / "state.new").mkdir()
+    with pytest.raises(OSError, match=r"state\.new"):
+        StateFile(path).save(SavedState())
+    assert StateFile(path).load() == STATE
