@@ -79,8 +79,7 @@ class Namespace:
         inside = Path(f"/proc/{self.pid}/ns/net").readlink()
         found = set()
         for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                # A thread group that has ended, but is not reaped, has no namespaces.
+            with contextlib.suppress(OSError):  # it has ended, or is nothing of ours
                 if (path / "ns/net").readlink() == inside:
                     found.add(int(path.name))
         return found - {os.getpid()} - self._janitors()

@@ -56,8 +56,9 @@ class UserspaceBackend:
         """Start the program. Raises DeviceExists, BackendUnavailable, BackendPermissionDenied."""
         check_interface_name(interface)
         async with self._one_at_a_time:
-            self._reap()
             self._refuse_taken_name(interface)
+            await self._end_child(interface)
+            self._remove_stale_socket(interface)
             child = self._start(interface)
             try:
                 await self._wait_for_answer(interface, child)
@@ -86,18 +87,14 @@ class UserspaceBackend:
         """
         check_interface_name(interface)
         async with self._one_at_a_time:
-            self._reap()
-            child = self._children.get(interface)
-            if child is not None:
-                await self._end(child)
-            elif self.serves(interface):
-                self._unlink(interface)  # the programs' custom: without it they quit
-            else:
+            served = self.serves(interface)
+            ours = interface in self._children and _link_exists(interface)
+            await self._end_child(interface)
+            if not served and not ours:
                 raise self._not_found(interface)
+            self._unlink(interface)  # the programs' custom: without it they quit
             if not await _until(lambda: not _link_exists(interface), self._deadline):
                 raise self._late(interface, "its program did not quit")
-            self._reap()
-            self._remove_stale_socket(interface)
 
     async def close(self) -> None:
         """Let go of the programs; they and their interfaces stay."""
@@ -134,7 +131,6 @@ class UserspaceBackend:
                 interface,
                 errno.EEXIST,
             )
-        self._remove_stale_socket(interface)
 
     def _start(self, interface: str) -> Child:
         path = shutil.which(self._program)
@@ -178,16 +174,14 @@ class UserspaceBackend:
             return BackendPermissionDenied(message, interface, errno.EPERM)
         return BackendUnavailable(message, interface)
 
-    async def _end(self, child: Child) -> None:
+    async def _end_child(self, interface: str) -> None:
+        """End and reap the program that we started for this name, even if its link is gone."""
+        if (child := self._children.get(interface)) is None:
+            return
         child.terminate()
         if not await _until(lambda: not child.running(), self._deadline):
             child.kill()
-
-    def _reap(self) -> None:
-        """Forget the children that have ended, perhaps because their link was deleted."""
-        self._children = {
-            interface: child for interface, child in self._children.items() if child.running()
-        }
+        del self._children[interface]
 
     # The socket
 

@@ -64,6 +64,8 @@ async def configured(subject: Subject, *peers: PeerChange, **device: object) -> 
         await subject.backend.device("wg0")
     except DeviceNotFound:
         await subject.backend.create("wg0")
+        # Until it has a port, wireguard-go chooses one at a moment of its own.
+        await subject.backend.configure("wg0", DeviceChange(listen_port=4296))
     await subject.backend.configure("wg0", DeviceChange(peers=peers, **device))  # type: ignore[arg-type]
     return await subject.observe()
 
@@ -71,7 +73,7 @@ async def configured(subject: Subject, *peers: PeerChange, **device: object) -> 
 async def test_a_new_interface_is_down_and_empty(subject: Subject) -> None:
     """`create` makes an interface without a key, mark or peers, that is not up."""
     await subject.backend.create("wg0")
-    device = await subject.observe()
+    device = await subject.backend.device("wg0")
     assert (device.name, device.public_key, device.fwmark, device.peers) == ("wg0", None, 0, ())
     if subject.is_real:
         (link,) = json.loads(run("ip", "-json", "link", "show", "wg0"))
