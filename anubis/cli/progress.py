@@ -20,7 +20,7 @@ _STEPS = {
     "peer": "peer added",
     "routes": "routes added",
     "handshake": "handshake seen",
-    "removed": "peer, routes removed",
+    "removed": "removed here",
 }
 _CLEAR_LINE = "\r\x1b[2K"
 

@@ -278,7 +278,7 @@ class TestNonsense:
             pytest.raises(LocalFailure, match=r"did not answer within 0\.2 s"),
         ):
             client.up("jacinth", timeout_seconds=0.1)
-        assert 0.2 <= time.monotonic() - begun < DEADLINE / 2
+        assert 0.2 <= time.monotonic() - begun < 2
 
 
 CHUNKED = (
@@ -321,12 +321,13 @@ class TestReader:
         """A long answer may take its time, as long as each line comes in time."""
         near, far = socket.socketpair()
         with near, far:
-            far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none\n")
+            far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\none\n")
             lines = Answer(near, 0.3).lines()
             assert next(lines) == b"one"
-            later = threading.Timer(0.2, far.sendall, [b"two\n"])
-            later.start()
-            assert next(lines) == b"two"
+            for line in (b"two", b"six"):
+                later = threading.Timer(0.2, far.sendall, [line + b"\n"])
+                later.start()
+                assert next(lines) == line
+                later.join()
             with pytest.raises(Silence):
                 next(lines)
-            later.join()
