@@ -25,9 +25,8 @@ mount -t sysfs none /sys
 ip link set lo up
 echo ready
 cat
-inside=$(readlink /proc/self/ns/net)
 for process in /proc/[0-9]*; do
-    if [ "$(readlink "$process/ns/net")" = "$inside" ] && [ "${process#/proc/}" != $$ ]; then
+    if [ "$process/ns/net" -ef /proc/$$/ns/net ] && [ "${process#/proc/}" != $$ ]; then
         kill -KILL "${process#/proc/}" || true
     fi
 done 2>/dev/null
