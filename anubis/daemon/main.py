@@ -11,8 +11,8 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from anubis.authorized_peers import HostFiles, load_host
@@ -87,8 +87,21 @@ async def _run(host: HostFiles) -> None:
             peers=len(host.peers),
             control_address=daemon.control.addresses.routable,
         )
-        await stopping.wait()
+        await _first(stopping.wait(), daemon.serve())
         notify("STOPPING=1")
+
+
+async def _first(*works: Coroutine[None, None, object]) -> None:
+    """Wait until one ends, cancel the others, and pass on what went wrong."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 class Daemon:
@@ -128,7 +141,6 @@ class Daemon:
         self._responding = Responding(self._responder, parts)
         self._leases = Leases(parts)
         self._api = ApiServer(DaemonOperations(parts), RUN_DIRECTORY / "anubis.sock")
-        self._lease_task: asyncio.Task[None] | None = None
         self._clock = clock
 
     async def start(self, saved: SavedState) -> None:
@@ -154,32 +166,42 @@ class Daemon:
         for peer in self._gatekeeper.up_peers():
             await self.control.keep_alive(peer, on=True)
         self.save()
-        self._lease_task = asyncio.create_task(self._leases.run())
         await self._api.start()
 
+    async def serve(self) -> None:
+        """Serve until cancelled."""
+        await self._leases.run()
+
     async def stop(self) -> None:
-        """Tell the far ends, then remove everything that is ours."""
-        await self._api.stop()
-        if self._lease_task is not None:
-            self._lease_task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._lease_task
-            await self._leases.farewell()
-        await self._responding.stop()
-        await self._production.stop()
-        await self.control.stop()
+        """Tell the far ends, then remove everything that is ours; each step whatever the others do.
+
+        The state file goes last and only if all went well: it knows what is left.
+        """
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.control.stop)
+            stack.push_async_callback(self._production.stop)
+            stack.push_async_callback(self._responding.stop)
+            stack.push_async_callback(self._leases.farewell)
+            stack.push_async_callback(self._api.stop)
         self._state_file.remove()
         event(logging.INFO, "stopped")
 
     def save(self) -> None:
-        """Write the state, and let the leases be looked at again."""
-        self._state_file.save(
-            SavedState(
-                connections=tuple(self._gatekeeper),
-                peers=dict(self._production.peers),
-                watermarks=self._responder.watermarks(),
-                sysctls=dict(self.network.saved_sysctls),
-                borrowed_mark=self._production.borrowed_mark,
+        """Write the state, and let the leases be looked at again.
+
+        A state that cannot be written is reported and endures: without it, a start after a crash
+        removes what it does not know, and a request that was recorded is refused all the same.
+        """
+        try:
+            self._state_file.save(
+                SavedState(
+                    connections=tuple(self._gatekeeper),
+                    peers=dict(self._production.peers),
+                    watermarks=self._responder.watermarks(),
+                    sysctls=dict(self.network.saved_sysctls),
+                    borrowed_mark=self._production.borrowed_mark,
+                )
             )
-        )
+        except OSError as error:
+            event(logging.ERROR, "state_not_saved", reason=error)
         self._leases.wake()

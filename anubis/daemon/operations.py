@@ -70,7 +70,10 @@ class DaemonOperations:
     async def status(self, name: str | None) -> list[ConnectionStatus]:
         """Describe one connection, or all. Raises UnknownConnection."""
         entries = [self._gatekeeper.peer(name)] if name else list(self._gatekeeper.peers)
-        seen = {peer.public_key: peer for peer in (await self._production.device()).peers}
+        try:
+            seen = {peer.public_key: peer for peer in (await self._production.device()).peers}
+        except LocalFailure:
+            seen = {}  # the interface is gone; what we know ourselves is still worth telling
         return [self._describe(entry, seen.get(entry.public_key)) for entry in entries]
 
     async def up(

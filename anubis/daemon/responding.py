@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from ipaddress import IPv6Address
+from weakref import WeakValueDictionary
 
 from anubis.authorized_peers import AuthorizedPeer
 from anubis.daemon.log import Throttle, event
@@ -21,7 +22,8 @@ from anubis.wire import Reply, Result, State, Verb
 
 __all__ = ["Responding"]
 
-MAX_UNDER_WAY = 64  # requests being carried out at one time
+MAX_UNDER_WAY = 64  # requests being carried out, or waiting for it, at one time
+MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
 
 
 class Responding:
@@ -34,7 +36,9 @@ class Responding:
         self._production = parts.production
         self._clock = parts.clock
         self._started = parts.clock.boot()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._throttle = Throttle()
 
     def on_request(self, datagram: bytes, source: IPv6Address, port: int) -> None:
@@ -49,14 +53,18 @@ class Responding:
                 name = "repeated" if repeat else "refused"
                 self._log(level, name, peer, reason=Result(result).name.lower(), source=source)
                 self._send(answer, source, port)
-            case Accepted() as accepted if len(self._tasks) >= MAX_UNDER_WAY:
+            case Accepted() as accepted if self._is_busy(accepted.peer):
                 reply = self._reply(accepted, Result.BUSY, "too many requests at one time")
                 self._send(self._responder.answer(accepted, reply), source, port)
                 self._log(logging.WARNING, "refused", accepted.peer, reason="busy", source=source)
             case Accepted() as accepted:
                 task = asyncio.create_task(self._serve(accepted, source, port))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._tasks[task] = accepted.peer
+                task.add_done_callback(self._tasks.pop)
+
+    def _is_busy(self, peer: str) -> bool:
+        of_this_peer = sum(name == peer for name in self._tasks.values())
+        return len(self._tasks) >= MAX_UNDER_WAY or of_this_peer >= MAX_OF_ONE_PEER
 
     async def stop(self) -> None:
         """Let requests under way finish."""
@@ -66,8 +74,12 @@ class Responding:
     async def _serve(self, accepted: Accepted, source: IPv6Address, port: int) -> None:
         """Carry a request out and answer it."""
         self._parts.save()  # the new watermark, before anything is done
+        # A peer's requests are carried out in their order: a `down` that overtakes the work of an
+        # `up` would find nothing to remove.
+        turn = self._turns.setdefault(accepted.peer, asyncio.Lock())
         try:
-            reply = await self._carry_out(accepted)
+            async with turn:
+                reply = await self._carry_out(accepted)
         except AnubisError as error:
             verb = Verb(accepted.request.verb).name.lower()
             self._log(logging.ERROR, "failed", accepted.peer, verb=verb, reason=error.message)
@@ -95,13 +107,19 @@ class Responding:
                 await self._open(peer, lease)
             case Close(peer):
                 await self._close(peer, verb, request.reason)
-            case Keep(_, result):
+            case Keep(peer, result):
+                if verb is Verb.UP:
+                    await self._production.commit(peer, None)
                 self._parts.save()
         return await self._report(accepted, result, reason)
 
     async def _open(self, peer: AuthorizedPeer, lease: int) -> None:
-        await self._production.commit(peer, None)
-        await self._parts.begin(peer, Role.RESPONDER, lease)
+        try:
+            await self._production.commit(peer, None)
+            await self._parts.begin(peer, Role.RESPONDER, lease)
+        except BaseException:
+            await asyncio.shield(asyncio.create_task(self._parts.end(peer)))
+            raise
         event(logging.INFO, "up", connection=peer.name, role="responder", lease=lease)
 
     async def _close(self, peer: AuthorizedPeer, verb: Verb, reason: str) -> None:
