@@ -41,9 +41,14 @@ _POLL_LAST = 0.05  # seconds
 
 
 class Contact:
-    """How far we got with a peer: `ready` when its control tunnel stands, `reached` when seen."""
+    """How far we got with a peer.
+
+    `asked` once a request may be on its way, `ready` when its control tunnel stands, `reached`
+    when it was heard.
+    """
 
     def __init__(self, on_reached: Callable[[str], None] | None = None) -> None:
+        self.asked = False
         self.ready = asyncio.Event()
         self.reached = False
         self.endpoint: Endpoint | None = None
@@ -165,6 +170,7 @@ class ControlPlane:
         road = _Road(self._interface, peer, self._clock)
         await road.open()
         exchange = self._courier.exchange(initiator, peer.control.routable)
+        contact.asked = True
         watch = asyncio.create_task(road.watch(contact, exchange))
         try:
             outcome = await exchange.run()
@@ -173,6 +179,8 @@ class ControlPlane:
             self._courier.finish(exchange, peer.control.routable)
             await asyncio.gather(watch, return_exceptions=True)
         if isinstance(outcome, NoReply):
+            if not contact.ready.is_set():
+                await road.forget()
             raise _no_answer(peer, contact, outcome)
         contact.reach(road.endpoint)
         return outcome
@@ -244,13 +252,20 @@ class _Road:
             self._endpoints = await resolve(self._peer.control_endpoint)
         if self._endpoints:
             self.endpoint = self._endpoints[self._kicks % len(self._endpoints)]
+        await self.forget()
+        event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
+
+    async def forget(self) -> None:
+        """Make the peer anew, without the requests that WireGuard keeps for its next handshake.
+
+        It keeps them for 90 s: one that was given up by then would still be carried out.
+        """
         change = replace(
             _resident(self._peer, endpoint=self.endpoint),
             replace=True,
             persistent_keepalive=self._keepalive,
         )
         await self._interface.configure(DeviceChange(peers=(change,)))
-        event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
 
     async def _look(self) -> Peer | None:
         return (await self._interface.device()).peer(self._peer.control_public_key)

@@ -266,13 +266,14 @@ class DaemonOperations:
             reason = error.message if isinstance(error, AnubisError) else type(error).__name__
             event(logging.WARNING, "up_failed", connection=attempt.peer.name, reason=reason)
             if attempt.old is None:
-                await asyncio.shield(asyncio.create_task(self._undo(attempt)))
+                never_there = isinstance(error, NoAnswer) and not attempt.contact.ready.is_set()
+                tell = attempt.contact.asked and not attempt.refused and not never_there
+                await asyncio.shield(asyncio.create_task(self._undo(attempt.peer, tell=tell)))
             raise
 
-    async def _undo(self, attempt: _Attempt) -> None:
+    async def _undo(self, peer: AuthorizedPeer, *, tell: bool) -> None:
         """Tell the far end if it may have installed us, then remove this side."""
-        peer = attempt.peer
-        if attempt.contact.ready.is_set() and not attempt.refused:
+        if tell:
             deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
             try:
                 await self._control.ask(peer, Verb.DOWN, deadline=deadline, reason="undone")
