@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from anubis.authorized_peers import AuthorizedPeer
+from anubis.authorized_peers import AuthorizedPeer, overlaps
 from anubis.daemon.api import Report
 from anubis.daemon.control_plane import Contact
 from anubis.daemon.log import event
@@ -54,6 +54,7 @@ class _Attempt:
     agreed: asyncio.Event = field(default_factory=asyncio.Event)  # the far end has installed us
     refused: bool = False
     shook_early: bool = False
+    committed: bool = False  # this side is installed, and has what was its rivals'
 
 
 class DaemonOperations:
@@ -92,23 +93,40 @@ class DaemonOperations:
             if self._gatekeeper.connection(peer.name) is None:
                 return Result(peer.name, "down", "unchanged")
             deadline = asyncio.get_running_loop().time() + timeout_seconds
-            return await self._down(peer, deadline, report)
+            async with self._all_the_way([peer]):
+                return await self._down(peer, deadline, report)
 
     async def switch(
         self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
     ) -> Result:
         """Bring a connection up, and then down those whose routes it takes over."""
         peer = self._gatekeeper.peer(name)
-        async with self._locked(peer, *self._gatekeeper.rivals(peer)):
+        async with self._locked_with_rivals(peer):
             attempt = self._attempt(peer, lease_seconds, timeout_seconds, report)
             attempt.rivals = self._gatekeeper.rivals(peer)
             result = await self._up(attempt)
             warnings = list(result.warnings)
-            for rival in attempt.rivals:
-                ended = await self._down(rival, attempt.deadline, _for(rival, report))
-                warnings += ended.warnings
+            async with self._all_the_way(attempt.rivals):
+                for rival in attempt.rivals:
+                    ended = await self._down(rival, attempt.deadline, _for(rival, report))
+                    warnings += ended.warnings
             replaced = tuple(rival.name for rival in attempt.rivals)
             return replace(result, warnings=tuple(warnings), replaced=replaced)
+
+    @asynccontextmanager
+    async def _locked_with_rivals(self, peer: AuthorizedPeer) -> AsyncIterator[None]:
+        """Hold a connection and all that share its routes and are up, or on the way, by then."""
+        while True:
+            held = self._contenders(peer)
+            async with self._locked(peer, *held.values()):
+                if self._contenders(peer).keys() <= held.keys():
+                    yield
+                    return
+
+    def _contenders(self, peer: AuthorizedPeer) -> dict[str, AuthorizedPeer]:
+        busy = (self._gatekeeper.peer(name) for name, lock in self._locks.items() if lock.locked())
+        under_way = (other for other in busy if other.name != peer.name and overlaps(peer, other))
+        return {other.name: other for other in (*self._gatekeeper.rivals(peer), *under_way)}
 
     @asynccontextmanager
     async def _locked(self, *peers: AuthorizedPeer) -> AsyncIterator[None]:
@@ -204,6 +222,7 @@ class DaemonOperations:
 
     async def _install(self, attempt: _Attempt) -> None:
         routes = await self._production.commit(attempt.peer, attempt.endpoint, attempt.rivals)
+        attempt.committed = True
         attempt.report("peer", self._production.name)
         attempt.report("routes", f"{routes} route{'s' if routes != 1 else ''}")
 
@@ -268,11 +287,15 @@ class DaemonOperations:
             if attempt.old is None:
                 never_there = isinstance(error, NoAnswer) and not attempt.contact.ready.is_set()
                 tell = attempt.contact.asked and not attempt.refused and not never_there
-                await asyncio.shield(asyncio.create_task(self._undo(attempt.peer, tell=tell)))
+                await asyncio.shield(asyncio.create_task(self._undo(attempt, tell=tell)))
             raise
 
-    async def _undo(self, peer: AuthorizedPeer, *, tell: bool) -> None:
-        """Tell the far end if it may have installed us, then remove this side."""
+    async def _undo(self, attempt: _Attempt, *, tell: bool) -> None:
+        """Give back what was the rivals', tell the far end, remove this side."""
+        peer = attempt.peer
+        if attempt.committed:
+            for rival in attempt.rivals:
+                await self._production.commit(rival, None, (peer,))
         if tell:
             deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
             try:
@@ -300,6 +323,21 @@ class DaemonOperations:
         event(logging.INFO, "down", connection=peer.name, warning="; ".join(warnings) or None)
         outcome = "local_only" if warnings else "done"
         return Result(peer.name, "down", outcome, warnings=tuple(warnings))
+
+    @asynccontextmanager
+    async def _all_the_way(self, peers: Sequence[AuthorizedPeer]) -> AsyncIterator[None]:
+        """Take this side down also when the caller leaves: the far ends may be down already."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            await asyncio.shield(asyncio.create_task(self._end(peers)))
+            raise
+
+    async def _end(self, peers: Sequence[AuthorizedPeer]) -> None:
+        for peer in peers:
+            if self._gatekeeper.connection(peer.name) is not None:
+                await self._parts.end(peer)
+                event(logging.WARNING, "down", connection=peer.name, warning="the caller left")
 
     def _describe(self, entry: AuthorizedPeer, peer: Peer | None) -> ConnectionStatus:
         connection = self._gatekeeper.connection(entry.name)
