@@ -93,7 +93,11 @@ class KernelBackend:
             raise
 
     def _drop_control(self) -> None:
-        self._control = None  # the last reference: wgnlpy closes its socket in its destructor
+        if self._control is not None:
+            # wgnlpy closes its socket in its destructor only, which would come too late, and on
+            # another thread, as long as the traceback of some error refers to the object.
+            self._control.__del__()
+            self._control = None
 
     def _apply_everyday(self, interface: str, change: DeviceChange) -> None:
         if self._control is None:

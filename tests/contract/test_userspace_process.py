@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -41,7 +42,11 @@ def run(*command: str, **environment: str) -> int:
 
 def open_files(process: Path) -> list[str]:
     """Return what a process has open."""
-    return [str(path.readlink()) for path in (process / "fd").iterdir()]
+    found = []
+    for path in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found.append(str(path.readlink()))
+    return found
 
 
 def links() -> set[str]:

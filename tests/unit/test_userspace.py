@@ -84,11 +84,14 @@ async def test_a_program_without_privilege(tmp_path: Path) -> None:
 
 
 async def test_endless_words_are_cut(tmp_path: Path) -> None:
-    """What it says is kept up to a bound, and cannot fill memory or block the program."""
-    backend = backend_of(tmp_path, "head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1", 10)
+    """What it says is kept up to a bound; beyond that it cannot write, but goes on."""
+    script = (
+        f"head -c 1000000 /dev/zero | tr '\\0' x >&2 || echo bounded > {tmp_path}/outcome; exit 1"
+    )
     with pytest.raises(BackendUnavailable) as caught:
-        await backend.create("wg0")
+        await backend_of(tmp_path, script, 10).create("wg0")
     assert 1000 < len(str(caught.value)) < 10_000
+    assert (tmp_path / "outcome").read_text() == "bounded\n"
     assert_nothing_is_left(tmp_path)
 
 
