@@ -272,6 +272,25 @@ async def test_a_route_that_somebody_else_holds_is_an_error_that_names_it(
     assert host.everything() == before
 
 
+async def test_what_is_ours_and_there_already_is_taken_as_done_and_survives_a_failure(
+    host: Namespace, network: Network, door: Door
+) -> None:
+    """Things that a run left which nobody adopted are no conflict; undoing leaves them as well."""
+    host.run("ip route add 10.1.0.0/16 dev wg0 table 214 proto 214")
+    host.run("ip rule add fwmark 0xa4b1/0xffffffff lookup main priority 21420 protocol 214")
+    before = host.everything()
+    door.before = fail
+    door.arm(len(SPLIT.routes | SPLIT.rules))  # the last, after one for the tables
+    with pytest.raises(NetworkError, match="injected"):
+        await network.apply(SPLIT)
+    assert host.everything() == before
+    assert network.applied == EMPTY
+    door.wrong_at = None
+    await network.apply(SPLIT)
+    await network.apply(EMPTY)
+    assert "214" not in host.run("ip rule") + host.run("ip route show table all")
+
+
 async def test_what_a_stranger_deleted_is_no_error_and_comes_back_after_adopt(
     host: Namespace, network: Network
 ) -> None:
