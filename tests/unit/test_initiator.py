@@ -67,6 +67,13 @@ def reply_to(
     return Channel(sender.private, sender.public_key, LAPTOP.public_key).seal(header, body + tail)
 
 
+def misnamed(datagram: bytes) -> bytes:
+    """Return the reply of the house, sealed with its key, that says to be the phone's."""
+    body = Reply(opened(datagram).request_id, T0, Result.DONE, State.UP, 60).encode()
+    header = Header(MessageType.REPLY, 1, PHONE.public_key, bytes(24))
+    return Channel(HOUSE.private, HOUSE.public_key, LAPTOP.public_key).seal(header, body)
+
+
 def sending_times(machine: Initiator) -> Iterator[float]:
     """Yield when the machine sends, until it gives up."""
     first = machine.start(0.0)
@@ -249,6 +256,7 @@ def test_what_is_not_the_reply_changes_nothing() -> None:
         reply_to(first, suite=2),
         reply_to(first, sender=PHONE),
         reply_to(first, kind=MessageType.REQUEST),
+        misnamed(first),
         reply_to(first, tail=b"\x90\x00"),
         reply_to(first, tail=b"\x01"),
         Channel(LAPTOP.private, LAPTOP.public_key, HOUSE.public_key).seal(

@@ -195,6 +195,17 @@ def test_a_late_answer_is_not_given_for_a_newer_request() -> None:
     assert repeat.datagram == answer
 
 
+def test_the_reply_to_an_older_request_is_not_given_for_a_newer_one() -> None:
+    """While the newer one is being acted on, its repeats meet silence, not the old reply."""
+    house = responder()
+    one = house.receive(ask(T0), LAPTOP.address, T0)
+    assert isinstance(one, Accepted)
+    house.answer(one, done(one))
+    second = ask(T0 + 1, Verb.DOWN)
+    house.receive(second, LAPTOP.address, T0)
+    assert house.receive(second, LAPTOP.address, T0) == Dropped("in_progress", "laptop")
+
+
 def test_timestamps_rise_strictly() -> None:
     """Equal and older ones are stale, one nanosecond more is fresh."""
     house = responder()
@@ -229,6 +240,16 @@ def test_the_floor_follows_a_clock_that_is_set_forward_and_never_falls() -> None
     assert isinstance(house.receive(phone, PHONE.address, T0, 10 * SECOND), Accepted)
     back = T0 - HOUR
     reply = house.receive(ask(back), LAPTOP.address, back, 11 * SECOND)
+    assert reply_in(reply).result == Result.STALE
+
+
+def test_the_floor_holds_for_whoever_is_known_already() -> None:
+    """An initiator that was let in while both clocks stood in 1970 gains nothing by it."""
+    house = responder(floor=0)
+    outcome = house.receive(ask(5 * SECOND), LAPTOP.address, 5 * SECOND, 5 * SECOND)
+    assert isinstance(outcome, Accepted)
+    before_start = ask(T0 - 10 * SECOND)
+    reply = house.receive(before_start, LAPTOP.address, T0, 10 * SECOND)
     assert reply_in(reply).result == Result.STALE
 
 
@@ -319,6 +340,17 @@ def test_the_table_is_bounded_and_the_floor_rises() -> None:
     for datagram, host in zip(sent, hosts, strict=True):
         assert not isinstance(house.receive(datagram, host.address, T0), Accepted)
         assert len(house.watermarks()) <= 10
+
+
+def test_the_least_recently_used_session_goes_first() -> None:
+    """Who asks often is remembered."""
+    third = Host.make("third")
+    people = People([LAPTOP, PHONE, third])
+    house = Responder(HOUSE.keyring(), people, RANDOM, (1,), 0, max_sessions=2)
+    for index, host in enumerate((LAPTOP, PHONE, LAPTOP, third)):
+        datagram = ask(T0 + index, who=host)
+        assert isinstance(house.receive(datagram, host.address, T0), Accepted)
+    assert set(house.watermarks()) == {LAPTOP.public_key, third.public_key}
 
 
 def test_an_answer_after_its_session_was_forgotten_is_sent_all_the_same() -> None:
