@@ -175,7 +175,9 @@ class Daemon:
     async def stop(self) -> None:
         """Tell the far ends, then remove everything that is ours; each step whatever the others do.
 
-        The state file goes last and only if all went well: it knows what is left.
+        The state file is cut down to the watermarks last, and only if all went well: it knows what
+        is left. The watermarks stay: a request from a clock that is ahead of ours would otherwise
+        be later than our next start, and so fresh once more.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.control.stop)
@@ -183,25 +185,29 @@ class Daemon:
             stack.push_async_callback(self._responding.stop)
             stack.push_async_callback(self._leases.farewell)
             stack.push_async_callback(self._api.stop)
-        self._state_file.remove()
+        self._write(SavedState(watermarks=self._responder.watermarks()))
         event(logging.INFO, "stopped")
 
     def save(self) -> None:
-        """Write the state, and let the leases be looked at again.
+        """Write the state, and let the leases be looked at again."""
+        self._write(
+            SavedState(
+                connections=tuple(self._gatekeeper),
+                peers=dict(self._production.peers),
+                watermarks=self._responder.watermarks(),
+                sysctls=dict(self.network.saved_sysctls),
+                borrowed_mark=self._production.borrowed_mark,
+            )
+        )
+        self._leases.wake()
+
+    def _write(self, state: SavedState) -> None:
+        """Write the state file.
 
         A state that cannot be written is reported and endures: without it, a start after a crash
         removes what it does not know, and a request that was recorded is refused all the same.
         """
         try:
-            self._state_file.save(
-                SavedState(
-                    connections=tuple(self._gatekeeper),
-                    peers=dict(self._production.peers),
-                    watermarks=self._responder.watermarks(),
-                    sysctls=dict(self.network.saved_sysctls),
-                    borrowed_mark=self._production.borrowed_mark,
-                )
-            )
+            self._state_file.save(state)
         except OSError as error:
             event(logging.ERROR, "state_not_saved", reason=error)
-        self._leases.wake()

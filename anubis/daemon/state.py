@@ -106,7 +106,3 @@ class StateFile:
             file.write(text)
         temporary.replace(self._path)
         self._written = text
-
-    def remove(self) -> None:
-        """Remove the file: nothing is left to be found."""
-        self._path.unlink(missing_ok=True)
