@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from anubis.authorized_peers import AuthorizedPeer, AuthorizedPeers, overlaps
-from anubis.config import Production
 from anubis.errors import LocalFailure, UnknownConnection, nearest
-from anubis.wire import Result, Verb
+from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, overlaps
+from anubis.files.config import Production
+from anubis.protocol.wire import Result, Verb
 
 __all__ = [
     "Close",

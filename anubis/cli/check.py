@@ -11,8 +11,8 @@ from anubis.cli.options import json_option
 from anubis.cli.output import error_object, say, say_json
 
 if TYPE_CHECKING:
-    from anubis.authorized_peers import HostFiles
     from anubis.errors import ConfigError
+    from anubis.files.authorized_peers import HostFiles
 
 __all__ = ["command"]
 
@@ -36,8 +36,8 @@ def command(config_path: Path, as_json: bool) -> None:
     asked, and what runs stays as it is.
     """
     # Keys and files are needed by this command only: the others start faster without them.
-    from anubis.authorized_peers import load_host  # noqa: PLC0415
     from anubis.errors import ConfigError  # noqa: PLC0415
+    from anubis.files.authorized_peers import load_host  # noqa: PLC0415
 
     try:
         host = load_host(config_path)

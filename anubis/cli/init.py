@@ -12,8 +12,8 @@ import click
 from anubis.cli.output import say
 
 if TYPE_CHECKING:
-    from anubis.config import Config
-    from anubis.peer_checks import OwnKeys
+    from anubis.files.config import Config
+    from anubis.files.peer_checks import OwnKeys
 
 __all__ = ["command"]
 
@@ -41,7 +41,7 @@ def command(config_dir: Path, name: str | None, address_texts: tuple[str, ...]) 
     No file that exists is changed. The last lines are for the administrator of the other host.
     """
     # Keys and files are needed by this command only: the others start faster without them.
-    from anubis.setup_host import default_address, make_keys, write_configuration  # noqa: PLC0415
+    from anubis.files.setup_host import default_address, make_keys, write_configuration  # noqa: PLC0415
 
     own_name = _name(name)
     addresses = [_address(text) for text in address_texts]
@@ -58,8 +58,8 @@ def command(config_dir: Path, name: str | None, address_texts: tuple[str, ...]) 
 
 
 def _name(given: str | None) -> str:
-    from anubis.fields import name  # noqa: PLC0415
-    from anubis.ini import BadValue  # noqa: PLC0415
+    from anubis.files.fields import name  # noqa: PLC0415
+    from anubis.files.ini import BadValue  # noqa: PLC0415
 
     text = platform.node().partition(".")[0] if given is None else given
     try:
@@ -70,8 +70,8 @@ def _name(given: str | None) -> str:
 
 
 def _address(text: str) -> IPv4Interface | IPv6Interface:
-    from anubis.fields import interface_address  # noqa: PLC0415
-    from anubis.ini import BadValue  # noqa: PLC0415
+    from anubis.files.fields import interface_address  # noqa: PLC0415
+    from anubis.files.ini import BadValue  # noqa: PLC0415
 
     try:
         return interface_address(text)
@@ -81,8 +81,8 @@ def _address(text: str) -> IPv4Interface | IPv6Interface:
 
 
 def _instructions(name: str, config: Config, own: OwnKeys) -> str:
-    from anubis.config import CONTROL_PORT  # noqa: PLC0415
-    from anubis.setup_host import stanza_for_others  # noqa: PLC0415
+    from anubis.files.config import CONTROL_PORT  # noqa: PLC0415
+    from anubis.files.setup_host import stanza_for_others  # noqa: PLC0415
 
     stanza = stanza_for_others(name, own, config.production.addresses)
     reachable = f"# Endpoint = HOST:{config.production.listen_port}\n"

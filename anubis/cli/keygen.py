@@ -27,8 +27,8 @@ def command(config_path: Path) -> None:
     A key file that exists is kept. Only public keys are shown.
     """
     # Keys and files are needed by this command only: the others start faster without them.
-    from anubis.config import load_config, parse_config  # noqa: PLC0415
-    from anubis.setup_host import make_keys  # noqa: PLC0415
+    from anubis.files.config import load_config, parse_config  # noqa: PLC0415
+    from anubis.files.setup_host import make_keys  # noqa: PLC0415
 
     if os.path.lexists(config_path):
         config = load_config(config_path)

@@ -44,9 +44,16 @@ def command(context: click.Context, directory: Path) -> None:
 @click.pass_obj
 def up(directory: Path) -> None:
     """Bring the lab up; return when every daemon is ready."""
+    from anubis.lab.daemon import DaemonFailed
     from anubis.lab.lab import Lab
 
-    if Lab(directory).up():
+    try:
+        begun = Lab(directory).up()
+    except DaemonFailed as failure:
+        for line in failure.log:
+            click.echo(f"  {line}", err=True)
+        raise
+    if begun:
         click.echo("the lab is up; try: anubis lab exec xena -- anubis up jacinth")
     else:
         click.echo("the lab is up already")

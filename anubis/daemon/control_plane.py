@@ -13,9 +13,6 @@ from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Interface, ip_address
 
 from anubis.addresses import control_addresses
-from anubis.authorized_peers import AuthorizedPeer, NamedEndpoint
-from anubis.channel import Keyring
-from anubis.config import Control
 from anubis.daemon.clock import Clock
 from anubis.daemon.courier import Courier, Exchange
 from anubis.daemon.interface import Interface
@@ -23,10 +20,13 @@ from anubis.daemon.log import event
 from anubis.daemon.resolver import resolve
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure, NoAnswer
-from anubis.initiator import Initiator, NoReply
+from anubis.files.authorized_peers import AuthorizedPeer, NamedEndpoint
+from anubis.files.config import Control
 from anubis.network.plan import control_plane_state
 from anubis.network.state import NetworkState
-from anubis.wire import Reply, Verb
+from anubis.protocol.channel import Keyring
+from anubis.protocol.initiator import Initiator, NoReply
+from anubis.protocol.wire import Reply, Verb
 from anubis.wireguard.backend import Backend
 from anubis.wireguard.keys import PrivateKey
 from anubis.wireguard.types import DeviceChange, Endpoint, Peer, PeerChange

@@ -15,9 +15,9 @@ from typing import Any
 
 from anubis.daemon.log import event
 from anubis.errors import LocalFailure
-from anubis.initiator import Initiator, NoReply
 from anubis.network.plan import SERVICE_PORT
-from anubis.wire import MAX_DATAGRAM, MessageType, Reply
+from anubis.protocol.initiator import Initiator, NoReply
+from anubis.protocol.wire import MAX_DATAGRAM, MessageType, Reply
 
 __all__ = ["Courier", "Exchange"]
 

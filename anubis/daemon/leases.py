@@ -13,7 +13,7 @@ from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
 from anubis.gatekeeper import Connection, Due, Role
-from anubis.wire import Result, Verb
+from anubis.protocol.wire import Result, Verb
 
 __all__ = ["Leases"]
 

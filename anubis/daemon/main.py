@@ -15,8 +15,6 @@ from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
-from anubis.authorized_peers import HostFiles, load_host
-from anubis.channel import Keyring
 from anubis.daemon.api import ApiServer
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
@@ -31,10 +29,12 @@ from anubis.daemon.responding import Responding
 from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
 from anubis.errors import LocalFailure
+from anubis.files.authorized_peers import HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper
 from anubis.network.apply import Network
 from anubis.network.state import NetworkState
-from anubis.responder import Responder
+from anubis.protocol.channel import Keyring
+from anubis.protocol.responder import Responder
 from anubis.wireguard.auto import open_backend
 from anubis.wireguard.backend import Backend
 

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from anubis.authorized_peers import AuthorizedPeer, overlaps
 from anubis.daemon.api import Report
 from anubis.daemon.control_plane import Contact
 from anubis.daemon.log import event
@@ -23,9 +22,10 @@ from anubis.daemon.resolver import resolve
 from anubis.durations import format_duration
 from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
 from anubis.events import ConnectionStatus, Result
+from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.gatekeeper import Connection, Role
-from anubis.wire import Reply, Verb
-from anubis.wire import Result as Code
+from anubis.protocol.wire import Reply, Verb
+from anubis.protocol.wire import Result as Code
 from anubis.wireguard.types import Endpoint, Peer
 
 __all__ = ["DaemonOperations"]

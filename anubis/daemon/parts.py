@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from anubis.authorized_peers import AuthorizedPeer
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.production import Production
+from anubis.errors import AnubisError
+from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Gatekeeper, Role
 
 __all__ = ["Parts"]
@@ -41,7 +44,19 @@ class Parts:
             await self.control.keep_alive(peer, on=True)
 
     async def end(self, peer: AuthorizedPeer) -> None:
-        """Remove this side of a connection: peer, routes, keepalive, and the note of it."""
+        """Remove this side of a connection: peer, routes, keepalive, and the note of it.
+
+        A cancellation waits until that is done.
+        """
+        ending = asyncio.create_task(self._end(peer))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            with suppress(AnubisError):
+                await ending
+            raise
+
+    async def _end(self, peer: AuthorizedPeer) -> None:
         self.gatekeeper.closed(peer.name)
         await self.production.remove(peer)
         await self.control.keep_alive(peer, on=False)

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
-from anubis.authorized_peers import AuthorizedPeer
-from anubis.config import Production as ProductionConfig
 from anubis.daemon.interface import Interface
 from anubis.daemon.log import event
 from anubis.daemon.shares import Shares
 from anubis.errors import AnubisError, LocalFailure
+from anubis.files.authorized_peers import AuthorizedPeer
+from anubis.files.config import Production as ProductionConfig
 from anubis.network.plan import production_state
 from anubis.network.state import NetworkState
 from anubis.wireguard.backend import Backend

@@ -10,8 +10,8 @@ import asyncio
 import socket
 from ipaddress import ip_address
 
-from anubis.authorized_peers import NamedEndpoint
 from anubis.errors import LocalFailure
+from anubis.files.authorized_peers import NamedEndpoint
 from anubis.wireguard.types import Endpoint
 
 __all__ = ["resolve"]

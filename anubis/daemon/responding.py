@@ -11,14 +11,14 @@ import logging
 from ipaddress import IPv6Address
 from weakref import WeakValueDictionary
 
-from anubis.authorized_peers import AuthorizedPeer
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
+from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
-from anubis.responder import Accepted, Answered, Dropped, Responder
-from anubis.tai64n import NANOSECONDS
-from anubis.wire import Reply, Result, State, Verb
+from anubis.protocol.responder import Accepted, Answered, Dropped, Responder
+from anubis.protocol.tai64n import NANOSECONDS
+from anubis.protocol.wire import Reply, Result, State, Verb
 
 __all__ = ["Responding"]
 

@@ -19,7 +19,7 @@ from anubis.errors import LocalFailure
 from anubis.lab.entry import entering, environment, host_process, host_processes
 from anubis.lab.state import StateDirectory
 
-__all__ = ["Daemon", "end_process"]
+__all__ = ["Daemon", "DaemonFailed", "end_process"]
 
 _COMMAND = ("anubis", "daemon")
 _SOCKET = "run/anubis/anubis.sock"
@@ -44,6 +44,14 @@ def end_process(process: int, signal_number: int, seconds: float) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+class DaemonFailed(LocalFailure):
+    """A daemon did not become ready. `log` holds the last lines of what it wrote."""
+
+    def __init__(self, message: str, log: list[str]) -> None:
+        super().__init__(message)
+        self.log = tuple(log)
 
 
 class Daemon:
@@ -74,7 +82,7 @@ class Daemon:
         return _answers(Path(f"/proc/{process}/root") / _SOCKET)
 
     def start(self, seconds: float = _READY_SECONDS) -> None:
-        """Start it and wait until it answers. Raises LocalFailure with its last words."""
+        """Start it and wait until it answers. Raises DaemonFailed, or LocalFailure if it runs."""
         self.launch()
         self.await_ready(seconds)
 
@@ -93,16 +101,13 @@ class Daemon:
             )
 
     def await_ready(self, seconds: float = _READY_SECONDS) -> None:
-        """Wait until it answers. Raises LocalFailure with its last words."""
+        """Wait until it answers. Raises DaemonFailed."""
         deadline = time.monotonic() + seconds
         while not self.ready:
             if self.process is None:
-                raise LocalFailure(f"the daemon of {self.host} has died:\n{self._last_words()}")
+                raise self._failed("has died")
             if time.monotonic() > deadline:
-                raise LocalFailure(
-                    f"the daemon of {self.host} was not ready after {seconds:g} s:\n"
-                    f"{self._last_words()}"
-                )
+                raise self._failed(f"was not ready after {seconds:g} s")
             time.sleep(_POLL_SECONDS)
 
     def stop(self, seconds: float = _STOP_SECONDS) -> None:
@@ -117,8 +122,10 @@ class Daemon:
         if process is not None and not end_process(process, signal.SIGKILL, _STOP_SECONDS):
             raise LocalFailure(f"the daemon of {self.host} could not be killed")
 
-    def _last_words(self) -> str:
-        return "\n".join(f"  {line}" for line in self.log.splitlines()[-_LOG_LINES:])
+    def _failed(self, what: str) -> DaemonFailed:
+        return DaemonFailed(
+            f"the daemon of {self.host} {what}", self.log.splitlines()[-_LOG_LINES:]
+        )
 
 
 def _is_daemon(process: int) -> bool:

@@ -20,6 +20,7 @@ from anubis.errors import LocalFailure
 from anubis.lab.creation import Creation
 from anubis.lab.daemon import Daemon, end_process
 from anubis.lab.entry import demand_root, entering, environment, host_process, host_processes
+from anubis.lab.process import HostProcess
 from anubis.lab.scene import scene
 from anubis.lab.state import DEFAULT_DIRECTORY, StateDirectory
 from anubis.lab.topology import Topology
@@ -66,8 +67,8 @@ class Lab:
     def up(self, topology: Topology | None = None, *, tethered: bool = False) -> bool:
         """Bring the lab up, with every daemon ready; False if it was up already.
 
-        A tethered lab lives no longer than this object and this process. Raises NotPermitted or
-        LocalFailure; what had been begun is removed then.
+        A tethered lab lives no longer than this object and this process. Raises NotPermitted,
+        DaemonFailed or LocalFailure; what had been begun is removed then.
         """
         _demand_means()
         if self.state.supervisor() is not None:
@@ -126,17 +127,19 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a host to its end, as `subprocess.run` does; its output is captured.
 
-        `env` is added to the environment, `timeout` is in seconds. Raises LabDown, UnknownHost.
+        `env` is added to the environment, `timeout` is in seconds. Raises LabDown, UnknownHost,
+        and what `subprocess.run` raises.
         """
-        return subprocess.run(
-            self.command(host, *argv),
-            input=input,
-            check=check,
-            timeout=timeout,
-            env={**environment(), **(env or {})},
-            capture_output=True,
-            text=True,
-        )
+        with self.popen(host, *argv, stdin=subprocess.PIPE, env=env) as process:
+            try:
+                output, errors = process.communicate(input, timeout)
+            except BaseException:  # as subprocess.run: nobody will wait for it any more
+                process.kill()
+                raise
+        result = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        if check:
+            result.check_returncode()
+        return result
 
     def popen(
         self,
@@ -146,12 +149,9 @@ class Lab:
         stdout: int | IO[str] | None = subprocess.PIPE,
         stderr: int | IO[str] | None = subprocess.PIPE,
         env: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
-        """Start a command in a host; `terminate()` ends it there too.
-
-        Raises LabDown, UnknownHost.
-        """
-        return subprocess.Popen(
+    ) -> HostProcess:
+        """Start a command in a host, with text for its streams. Raises LabDown, UnknownHost."""
+        return HostProcess(
             self.command(host, *argv),
             stdin=stdin,
             stdout=stdout,

@@ -31,7 +31,16 @@ _COMMANDS = (
     f"sysctl {' '.join(_SYSCTLS)}",
 )
 _MARK = "$ "
-_SCRIPT = "\n".join(["set -e", *(f"echo '{_MARK}{line}'; {line}" for line in _COMMANDS)])
+# "wg show all endpoints" names the interface only before its first peer, and does not end the line
+# where there is no peer: each interface by itself, then, and so for every field.
+_SCRIPT = """\
+set -e
+wg_all() {
+    for name in $(wg show interfaces); do wg show "$name" "$1" | sed "s/^/$name /"; done
+}
+""" + "\n".join(
+    f"echo '{_MARK}{line}'; {line.replace('wg show all', 'wg_all')}" for line in _COMMANDS
+)
 
 
 def snapshot(lab: Lab, host: str) -> str:

@@ -224,17 +224,39 @@ def test_exec_leaves_an_interrupt_to_the_command(quiet_lab: Lab) -> None:
     assert process.returncode == 5
 
 
-def test_terminating_popen_ends_the_command_in_the_host(quiet_lab: Lab) -> None:
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 4297", "tcpdump -ni hotel port 9999", "setpriv --reuid=4297 --clear-groups sleep 4297"],
+    ids=["ordinary", "gives up root itself", "was never root"],
+)
+def test_ending_popen_ends_the_command_in_the_host(quiet_lab: Lab, command: str) -> None:
     """No process stays behind in a host because only its waiter was ended."""
-    process = quiet_lab.popen("xena", "sleep", "4297")
 
     def running() -> bool:
-        return "sleep 4297" in quiet_lab.run("xena", "ps", "-e", "-o", "args=").stdout
+        # A command that only waits for its end: setpriv gives way to sleep.
+        words = command.rpartition("groups ")[2]
+        return words in quiet_lab.run("xena", "ps", "-e", "-o", "args=").stdout
 
-    wait_until(running, 5, "sleep runs")
-    process.terminate()
-    process.communicate(timeout=5)
-    wait_until(lambda: not running(), 5, "sleep has ended")
+    with quiet_lab.popen("xena", *command.split()) as process:
+        wait_until(running, 5, f"{command} runs")
+        process.terminate()
+        process.communicate(timeout=5)
+    assert not running()
+
+
+def test_a_command_that_takes_too_long_is_ended(quiet_lab: Lab) -> None:
+    """A timeout of `run` ends the command itself, even one that ignores all but SIGKILL."""
+    script = "trap '' TERM; while :; do sleep 0.01; done"
+    with pytest.raises(subprocess.TimeoutExpired):
+        quiet_lab.run("xena", "sh", "-c", script, timeout=0.3)
+    assert script not in quiet_lab.run("xena", "ps", "-e", "-o", "args=").stdout
+
+
+def test_a_failed_command_is_an_error_if_asked(quiet_lab: Lab) -> None:
+    """`check=True` raises with what the command wrote."""
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        quiet_lab.run("xena", "sh", "-c", "echo why >&2; exit 3", check=True)
+    assert (caught.value.returncode, caught.value.stderr) == (3, "why\n")
 
 
 def test_the_machine_is_left_as_it_was(directory: Path) -> None:

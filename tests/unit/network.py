@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from anubis.initiator import Initiator, NoReply, Outcome
-from anubis.responder import Accepted, Answered, Responder
-from anubis.tai64n import NANOSECONDS
-from anubis.wire import MAX_DATAGRAM, MAX_REPLY_FACTOR, Reply, Result, State, Verb
+from anubis.protocol.initiator import Initiator, NoReply, Outcome
+from anubis.protocol.responder import Accepted, Answered, Responder
+from anubis.protocol.tai64n import NANOSECONDS
+from anubis.protocol.wire import MAX_DATAGRAM, MAX_REPLY_FACTOR, Reply, Result, State, Verb
 from tests.vectors.world import HOUR, HOUSE, LAPTOP, PHONE, T0, Host, People
 
 Place = Literal["initiator", "responder", "answer"]

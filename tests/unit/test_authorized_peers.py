@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anubis.addresses import ControlAddresses, control_addresses
-from anubis.authorized_peers import (
+from anubis.errors import ConfigError, Location
+from anubis.files.authorized_peers import (
     AuthorizedPeer,
     AuthorizedPeers,
     NamedEndpoint,
@@ -25,12 +26,11 @@ from anubis.authorized_peers import (
     overlaps,
     parse_authorized_peers,
 )
-from anubis.config import parse_config
-from anubis.errors import ConfigError, Location
-from anubis.fields import public_key as parse_public_key
-from anubis.ini import BadValue
-from anubis.keyfile import GuardedFile
-from anubis.setup_host import make_keys
+from anubis.files.config import parse_config
+from anubis.files.fields import public_key as parse_public_key
+from anubis.files.ini import BadValue
+from anubis.files.keyfile import GuardedFile
+from anubis.files.setup_host import make_keys
 from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PresharedKey, PrivateKey, PublicKey
 
@@ -423,7 +423,7 @@ def test_a_file_is_refused_if_and_only_if_networks_overlap(
     owners: list[tuple[frozenset[IPv4Network], str | None]],
 ) -> None:
     """The check of a whole file finds a conflict exactly where two entries have one."""
-    from anubis.peer_checks import check_entries  # noqa: PLC0415  it is not for callers
+    from anubis.files.peer_checks import check_entries  # noqa: PLC0415  it is not for callers
 
     entries = entries_of(owners)
     conflicting = {
@@ -444,7 +444,7 @@ def test_many_entries_are_checked_in_linear_time() -> None:
         counter = Counting()
         networks = frozenset({ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16")})
         entries = entries_of([(networks, counter)] * size)  # type: ignore[list-item]
-        from anubis.peer_checks import check_entries  # noqa: PLC0415  it is not for callers
+        from anubis.files.peer_checks import check_entries  # noqa: PLC0415  it is not for callers
 
         assert check_entries(entries, None, control_addresses) == []
         counts.append(counter.compared)

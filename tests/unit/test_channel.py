@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from anubis.channel import Channel, Keyring
-from anubis.suites import SUITES, NotAuthentic
-from anubis.wire import Header, MessageType
+from anubis.protocol.channel import Channel, Keyring
+from anubis.protocol.suites import SUITES, NotAuthentic
+from anubis.protocol.wire import Header, MessageType
 from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PrivateKey, PublicKey
 from tests.vectors.world import BROKEN, HOUSE, LAPTOP, PHONE, Host, Stream

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anubis.config import SUITE_NAMES, Config, load_config, parse_config
 from anubis.errors import ConfigError
+from anubis.files.config import SUITE_NAMES, Config, load_config, parse_config
 
 PATH = Path("/etc/anubis/anubis.conf")
 
@@ -77,7 +77,7 @@ def test_an_empty_file_has_the_defaults() -> None:
 
 def test_suite_words_are_the_suites_of_the_protocol() -> None:
     """The words of the file stand for the numbers that are spoken."""
-    from anubis.suites import SUITES  # noqa: PLC0415  the only test here that needs cryptography
+    from anubis.protocol.suites import SUITES  # noqa: PLC0415  the only test here that needs cryptography
 
     by_number = SUITES.values() if isinstance(SUITES, dict) else SUITES
     assert {suite.name.lower(): suite.number for suite in by_number} == SUITE_NAMES

@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
-from anubis.authorized_peers import NamedEndpoint
 from anubis.daemon.notify import notify
 from anubis.daemon.resolver import resolve
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure
+from anubis.files.authorized_peers import NamedEndpoint
 from anubis.network.apply import Network
 from anubis.network.state import NetworkState, Route
 from anubis.wireguard.types import Endpoint

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from anubis import config, peer_stanza
-from anubis.authorized_peers import HostFiles, load_host, parse_authorized_peers
-from anubis.config import parse_config
 from anubis.errors import ConfigError
-from anubis.keyfile import GuardedFile
-from anubis.setup_host import default_address, make_keys, write_configuration
+from anubis.files import config, peer_stanza
+from anubis.files.authorized_peers import HostFiles, load_host, parse_authorized_peers
+from anubis.files.config import parse_config
+from anubis.files.keyfile import GuardedFile
+from anubis.files.setup_host import default_address, make_keys, write_configuration
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/configuration.md").read_text()

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from anubis.channel import Channel
-from anubis.initiator import NoReply
-from anubis.wire import Header, MessageType, Reply, Request, Result, Verb
+from anubis.protocol.channel import Channel
+from anubis.protocol.initiator import NoReply
+from anubis.protocol.wire import Header, MessageType, Reply, Request, Result, Verb
 from tests.unit.network import Network, granted
 from tests.vectors.world import HOUR, HOUSE, PHONE, T0, YEAR
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anubis.channel import Channel
-from anubis.initiator import Initiator
-from anubis.responder import Accepted, Answered, Dropped, Outcome, Responder
-from anubis.tai64n import MAX_UNIX_NS, NANOSECONDS
-from anubis.wire import (
+from anubis.protocol.channel import Channel
+from anubis.protocol.initiator import Initiator
+from anubis.protocol.responder import Accepted, Answered, Dropped, Outcome, Responder
+from anubis.protocol.tai64n import MAX_UNIX_NS, NANOSECONDS
+from anubis.protocol.wire import (
     MAX_DATAGRAM,
     MAX_REPLY_FACTOR,
     Header,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from anubis.authorized_peers import AuthorizedPeer, AuthorizedPeers
-from anubis.config import Production
 from anubis.errors import LocalFailure, Location, UnknownConnection
+from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
+from anubis.files.config import Production
 from anubis.gatekeeper import Close, Due, Gatekeeper, Keep, Open, Refuse, Role
-from anubis.wire import Result, Verb
+from anubis.protocol.wire import Result, Verb
 from anubis.wireguard.keys import PublicKey
 
 HOUR = 3600

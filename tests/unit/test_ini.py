@@ -1,4 +1,4 @@
-"""WireGuard's INI dialect, as `anubis.ini` reads it, and durations."""
+"""WireGuard's INI dialect, as `anubis.files.ini` reads it, and durations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anubis.durations import MAX_DURATION, format_duration, parse_duration
 from anubis.errors import Problem
-from anubis.ini import Grammar, Key, Section, SectionGrammar, parse, shown
+from anubis.files.ini import Grammar, Key, Section, SectionGrammar, parse, shown
 
 PATH = Path("/etc/anubis/test")
 GRAMMAR = Grammar(
@@ -133,7 +133,7 @@ def test_secrets_are_never_shown(line: str) -> None:
     """A secret in its place, in a wrong one, or in a line that is no line, is not echoed."""
 
     def refuse(text: str) -> str:
-        from anubis.ini import BadValue  # noqa: PLC0415  to have the test beside its parser
+        from anubis.files.ini import BadValue  # noqa: PLC0415  to have the test beside its parser
 
         raise BadValue("bad", "worse")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from anubis.channel import Channel
-from anubis.initiator import Initiator, NoReply
-from anubis.wire import Header, MessageType, Option, Reply, Request, Result, State, Verb
+from anubis.protocol.channel import Channel
+from anubis.protocol.initiator import Initiator, NoReply
+from anubis.protocol.wire import Header, MessageType, Option, Reply, Request, Result, State, Verb
 from anubis.wireguard.errors import KeyFormatError
 from tests.vectors.world import BROKEN, HOUSE, LAPTOP, PHONE, T0, Host, Stream
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from anubis.config import parse_config
 from anubis.errors import ConfigError, LocalFailure
-from anubis.keyfile import read_guarded, read_private_key
-from anubis.setup_host import create_file, make_keys, write_configuration
+from anubis.files.config import parse_config
+from anubis.files.keyfile import read_guarded, read_private_key
+from anubis.files.setup_host import create_file, make_keys, write_configuration
 from anubis.wireguard.keys import PrivateKey
 
 KEY = PrivateKey.generate(secrets.token_bytes)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from anubis import addresses, channel, freshness, initiator, suites, wire
+from anubis import addresses
 from anubis.addresses import control_addresses
-from anubis.channel import Channel
 from anubis.network.plan import SERVICE_PORT
-from anubis.tai64n import NANOSECONDS
-from anubis.wire import Header, MessageType, Option, Reply, Request, Result, State, Verb
+from anubis.protocol import channel, freshness, initiator, suites, wire
+from anubis.protocol.channel import Channel
+from anubis.protocol.tai64n import NANOSECONDS
+from anubis.protocol.wire import Header, MessageType, Option, Reply, Request, Result, State, Verb
 from anubis.wireguard.keys import PrivateKey, PublicKey
 from tests.vectors import reference
 from tests.vectors.vectorfile import load_all

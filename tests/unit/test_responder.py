@@ -8,11 +8,11 @@ from ipaddress import IPv6Network
 
 import pytest
 
-from anubis.channel import Channel, Keyring
-from anubis.freshness import MAX_SESSIONS
-from anubis.responder import Accepted, Answered, Dropped, Outcome, Responder
-from anubis.tai64n import NANOSECONDS
-from anubis.wire import Header, MessageType, Reply, Request, Result, State, Verb
+from anubis.protocol.channel import Channel, Keyring
+from anubis.protocol.freshness import MAX_SESSIONS
+from anubis.protocol.responder import Accepted, Answered, Dropped, Outcome, Responder
+from anubis.protocol.tai64n import NANOSECONDS
+from anubis.protocol.wire import Header, MessageType, Reply, Request, Result, State, Verb
 from anubis.wireguard.keys import PrivateKey
 from tests.vectors.world import (
     AUTHORIZED,

@@ -8,7 +8,7 @@ import hmac
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from anubis.suites import AES_256_GCM, SUITES, XCHACHA20_POLY1305, NotAuthentic, Suite
+from anubis.protocol.suites import AES_256_GCM, SUITES, XCHACHA20_POLY1305, NotAuthentic, Suite
 
 KEY = bytes(range(0x80, 0xA0))
 NONCE = bytes(range(0x40, 0x58))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anubis import tai64n
+from anubis.protocol import tai64n
 
 TIMES = st.integers(0, tai64n.MAX_UNIX_NS)
 

@@ -8,10 +8,10 @@ from ipaddress import IPv6Address
 
 import pytest
 
-from anubis.channel import Channel
-from anubis.initiator import Initiator, NoReply
-from anubis.responder import Accepted, Answered, Dropped, Responder
-from anubis.wire import Header, MessageType, Reply, Request, Result, Verb
+from anubis.protocol.channel import Channel
+from anubis.protocol.initiator import Initiator, NoReply
+from anubis.protocol.responder import Accepted, Answered, Dropped, Responder
+from anubis.protocol.wire import Header, MessageType, Reply, Request, Result, Verb
 from anubis.wireguard.keys import PrivateKey, PublicKey
 from tests.vectors import generate, reference
 from tests.vectors.scenarios import result_name

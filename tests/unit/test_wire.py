@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anubis import tai64n, wire
-from anubis.wire import (
+from anubis.protocol import tai64n, wire
+from anubis.protocol.wire import (
     HEADER_SIZE,
     MAX_DATAGRAM,
     MAX_REASON,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 
-from anubis.tai64n import NANOSECONDS
-from anubis.wire import Reply, Result, State, Verb
+from anubis.protocol.tai64n import NANOSECONDS
+from anubis.protocol.wire import Reply, Result, State, Verb
 from tests.vectors import reference
 from tests.vectors.scenarios import InitiatorStory, ResponderStory, seal
 from tests.vectors.vectorfile import DIRECTORY, Block, dump

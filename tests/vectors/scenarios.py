@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from anubis.initiator import Initiator, NoReply
-from anubis.responder import Accepted, Answered, Dropped, Responder
-from anubis.wire import Reply, Request, Result, Verb
+from anubis.protocol.initiator import Initiator, NoReply
+from anubis.protocol.responder import Accepted, Answered, Dropped, Responder
+from anubis.protocol.wire import Reply, Request, Result, Verb
 from tests.vectors import reference
 from tests.vectors.vectorfile import Block
 from tests.vectors.world import AUTHORIZED, HOUR, HOUSE, LAPTOP, T0, Host, People, Stream

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from anubis.addresses import control_addresses
-from anubis.channel import Keyring
-from anubis.tai64n import NANOSECONDS
+from anubis.protocol.channel import Keyring
+from anubis.protocol.tai64n import NANOSECONDS
 from anubis.wireguard.keys import PrivateKey, PublicKey
 
 T0 = 1_800_000_000 * NANOSECONDS  # 2027-01-15T08:00:00Z

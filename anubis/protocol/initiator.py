@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from anubis.channel import Keyring
-from anubis.suites import NotAuthentic
-from anubis.wire import (
+from anubis.protocol.channel import Keyring
+from anubis.protocol.suites import NotAuthentic
+from anubis.protocol.wire import (
     NONCE_SIZE,
     REQUEST_ID_SIZE,
     Header,

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from anubis.addresses import ControlAddresses, control_addresses
 from anubis.errors import Problem
-from anubis.peer_stanza import AuthorizedPeer
+from anubis.files.peer_stanza import AuthorizedPeer
 from anubis.wireguard.keys import PublicKey
 from anubis.wireguard.types import IPNetwork
 

@@ -13,7 +13,7 @@ from ipaddress import IPv4Interface, IPv6Interface, IPv6Network
 
 from anubis.addresses import CONTROL_PREFIX
 from anubis.durations import parse_duration
-from anubis.ini import BadValue, squeeze, suggestion
+from anubis.files.ini import BadValue, squeeze, suggestion
 from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PresharedKey, PublicKey
 from anubis.wireguard.types import IPNetwork

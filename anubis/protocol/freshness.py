@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from anubis.tai64n import NANOSECONDS
-from anubis.wire import CHALLENGE_SIZE
+from anubis.protocol.tai64n import NANOSECONDS
+from anubis.protocol.wire import CHALLENGE_SIZE
 from anubis.wireguard.keys import PublicKey
 
 __all__ = ["CHALLENGE_LIFETIME_NS", "CLOCK_WINDOW_NS", "MAX_SESSIONS", "Session", "Sessions"]

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from typing import Protocol
 
-from anubis.channel import Keyring
-from anubis.freshness import MAX_SESSIONS, Session, Sessions
-from anubis.suites import SUITES, NotAuthentic
-from anubis.wire import (
+from anubis.protocol.channel import Keyring
+from anubis.protocol.freshness import MAX_SESSIONS, Session, Sessions
+from anubis.protocol.suites import SUITES, NotAuthentic
+from anubis.protocol.wire import (
     HEADER_SIZE,
     MAX_DATAGRAM,
     MAX_REPLY_FACTOR,

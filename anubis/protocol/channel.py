@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from anubis.suites import SUITES
-from anubis.wire import VERSION, Header
+from anubis.protocol.suites import SUITES
+from anubis.protocol.wire import VERSION, Header
 from anubis.wireguard.keys import PrivateKey, PublicKey
 
 __all__ = ["Channel", "Keyring"]

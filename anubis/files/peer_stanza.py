@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
-from anubis import fields
 from anubis.addresses import ControlAddresses, control_addresses
-from anubis.config import CONTROL_PORT
 from anubis.errors import Location
-from anubis.ini import BadValue, Grammar, Key, Section, SectionGrammar, squeeze
+from anubis.files import fields
+from anubis.files.config import CONTROL_PORT
+from anubis.files.ini import BadValue, Grammar, Key, Section, SectionGrammar, squeeze
 from anubis.wireguard.keys import PresharedKey, PublicKey
 from anubis.wireguard.types import IPNetwork
 

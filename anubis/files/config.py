@@ -12,10 +12,10 @@ from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from anubis import fields
 from anubis.errors import ConfigError, Problem
-from anubis.ini import BadValue, Grammar, Key, Section, SectionGrammar, parse
-from anubis.keyfile import read_guarded
+from anubis.files import fields
+from anubis.files.ini import BadValue, Grammar, Key, Section, SectionGrammar, parse
+from anubis.files.keyfile import read_guarded
 from anubis.wireguard.types import IPNetwork
 
 __all__ = [

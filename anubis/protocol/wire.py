@@ -13,7 +13,7 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from anubis import tai64n
+from anubis.protocol import tai64n
 from anubis.wireguard.keys import KEY_SIZE, PublicKey
 
 __all__ = [

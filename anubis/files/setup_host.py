@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 
-from anubis.config import Config, load_config, parse_config
 from anubis.errors import LocalFailure, NotPermitted
-from anubis.keyfile import check_directories, read_private_key
-from anubis.peer_checks import OwnKeys
+from anubis.files.config import Config, load_config, parse_config
+from anubis.files.keyfile import check_directories, read_private_key
+from anubis.files.peer_checks import OwnKeys
 from anubis.wireguard.keys import PrivateKey
 
 __all__ = [

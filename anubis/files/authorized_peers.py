@@ -13,12 +13,12 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from anubis.addresses import CONTROL_PREFIX, LINK_LOCAL_PREFIX, control_addresses
-from anubis.config import Config, examine_config
 from anubis.errors import ConfigError, Location, Problem
-from anubis.ini import parse
-from anubis.keyfile import GuardedFile, private_hint, read_guarded, read_private_key
-from anubis.peer_checks import Derivation, OwnKeys, check_entries, overlaps
-from anubis.peer_stanza import GRAMMAR, AuthorizedPeer, NamedEndpoint, parse_stanza
+from anubis.files.config import Config, examine_config
+from anubis.files.ini import parse
+from anubis.files.keyfile import GuardedFile, private_hint, read_guarded, read_private_key
+from anubis.files.peer_checks import Derivation, OwnKeys, check_entries, overlaps
+from anubis.files.peer_stanza import GRAMMAR, AuthorizedPeer, NamedEndpoint, parse_stanza
 from anubis.wireguard.keys import PrivateKey, PublicKey
 
 __all__ = [
