@@ -135,20 +135,18 @@ class DeviceDump:
         key = _key(fields.get(PeerAttribute.PUBLIC_KEY, b""))
         if (draft := self._peers.get(key)) is None:
             draft = self._peers[key] = PeerDraft(PublicKey(key))
-        for kind, value in fields.items():
-            match kind:
-                case PeerAttribute.ENDPOINT:
-                    draft.endpoint = _endpoint(value)
-                case PeerAttribute.PERSISTENT_KEEPALIVE_INTERVAL:
-                    draft.persistent_keepalive = _unpack(U16, value)
-                case PeerAttribute.LAST_HANDSHAKE_TIME:
-                    draft.handshake_seconds, draft.handshake_nanoseconds = _timespec(value)
-                case PeerAttribute.RX_BYTES:
-                    draft.rx_bytes = _unpack(U64, value)
-                case PeerAttribute.TX_BYTES:
-                    draft.tx_bytes = _unpack(U64, value)
-                case PeerAttribute.ALLOWEDIPS:
-                    draft.allowed_ips.update(_network(item) for _index, item in attributes(value))
+        if endpoint := fields.get(PeerAttribute.ENDPOINT):
+            draft.endpoint = _endpoint(endpoint)
+        if keepalive := fields.get(PeerAttribute.PERSISTENT_KEEPALIVE_INTERVAL):
+            draft.persistent_keepalive = _unpack(U16, keepalive)
+        if handshake := fields.get(PeerAttribute.LAST_HANDSHAKE_TIME):
+            draft.handshake_seconds, draft.handshake_nanoseconds = _timespec(handshake)
+        if rx_bytes := fields.get(PeerAttribute.RX_BYTES):
+            draft.rx_bytes = _unpack(U64, rx_bytes)
+        if tx_bytes := fields.get(PeerAttribute.TX_BYTES):
+            draft.tx_bytes = _unpack(U64, tx_bytes)
+        if networks := fields.get(PeerAttribute.ALLOWEDIPS):
+            draft.allowed_ips.update(_network(network) for _index, network in attributes(networks))
 
 
 def _nonsense(interface: str, error: Malformed) -> BackendError:

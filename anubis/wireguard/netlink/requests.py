@@ -119,7 +119,7 @@ def _peer_records(change: PeerChange) -> Iterator[bytes]:
         return
     flags = PeerFlag.UPDATE_ONLY if change.update_only else PeerFlag(0)
     replace = PeerFlag(0) if change.allowed_ips is None else PeerFlag.REPLACE_ALLOWEDIPS
-    networks = sorted(change.allowed_ips or (), key=lambda network: network.compressed)
+    networks = list(change.allowed_ips or ())
     pieces = [
         networks[start : start + _ALLOWED_IPS_IN_RECORD]
         for start in range(0, len(networks), _ALLOWED_IPS_IN_RECORD)
