@@ -26,7 +26,7 @@ class Child:
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=self._log,  # where wireguard-go has its errors; its banner is on the other
                 stderr=self._log,
                 cwd="/",
                 env={"LOG_LEVEL": "error"},
@@ -67,7 +67,7 @@ class Child:
         self._forget_log()
 
     def last_words(self) -> str:
-        """Return the beginning of what it said on standard error, without a banner, in one line.
+        """Return the beginning of what it said, on either output, without a banner, in one line.
 
         If that is nothing, its exit status, which is negative for a signal.
         """

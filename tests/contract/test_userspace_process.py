@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from anubis.wireguard.errors import DeviceExists, DeviceNotFound
+from anubis.wireguard.errors import BackendUnavailable, DeviceExists, DeviceNotFound
 from anubis.wireguard.types import DeviceChange
 from anubis.wireguard.userspace import UserspaceBackend
 from tests.namespaces import Namespace
@@ -86,10 +86,23 @@ async def test_the_program_inherits_nothing(host: Namespace, backend: UserspaceB
     (pid,) = host.processes()
     process = Path("/proc", str(pid))
     assert "/etc/passwd" not in open_files(process)
-    assert open_files(process).count("/dev/null") == 2
+    assert open_files(process).count("/dev/null") == 1
     assert (process / "environ").read_text() == "LOG_LEVEL=error\0"
     assert os.getsid(pid) == pid
     await backend.delete("wg0")
+
+
+async def test_what_the_program_says_is_passed_on(
+    host: Namespace, backend: UserspaceBackend
+) -> None:
+    """If wireguard-go cannot start, its own reason is in the error, and nothing is left."""
+    assert run("mount", "--bind", "/dev/null", "/dev/net/tun") == 0
+    with pytest.raises(
+        BackendUnavailable, match=r"ERROR: .* Failed to create TUN device: [^┌│└]*$"
+    ):
+        await backend.create("wg0")
+    assert host.processes() == set()
+    assert traces() == ({"lo"}, False)
 
 
 async def test_an_interface_outlives_its_maker(host: Namespace, backend: UserspaceBackend) -> None:
