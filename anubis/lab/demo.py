@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import ndiff
+from itertools import groupby
 from pathlib import Path
 
 from anubis.cli.output import GREEN, explain, paint, prepare, say
 from anubis.errors import AnubisError
+from anubis.lab.capture import Capture, capture
 from anubis.lab.daemon import DaemonFailed
 from anubis.lab.entry import ROUTER, environment
 from anubis.lab.lab import Lab
@@ -38,6 +39,7 @@ _BEARER = re.compile(
 )
 _MESSAGES = {148: "handshake initiation", 92: "handshake response", 32: "keepalive"}
 _SHOWN_PACKETS = 8
+_THINGS = {"rules": "rule show", "routes": "route show", "peer": "allowed-ips"}
 _DRAWING = """\
                       internet
        .1 |             .2 |              .9 |
@@ -51,14 +53,6 @@ class NotAsTold(AnubisError):
     """The story says one thing and the network another."""
 
     exit_status = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Packets:
-    """What passed on a network: tcpdump's lines, and the bytes."""
-
-    lines: tuple[str, ...]
-    content: bytes
 
 
 def main() -> int:
@@ -99,7 +93,7 @@ def _tell(lab: Lab) -> None:
     _demand_unreachable(lab)
 
     _chapter("2  xena asks jacinth for a tunnel")
-    with _capture(lab, "hotel") as hotel, _capture(lab, "house") as house:
+    with capture(lab, "hotel") as hotel, capture(lab, "house") as house:
         _run_anubis(lab, "up", "jacinth")
         _demand_page(lab)
     _demand_ttl(lab, 63, "one router on the way back: jacinth")
@@ -108,10 +102,10 @@ def _tell(lab: Lab) -> None:
     names = _names_of_keys(lab)
     for host in ("xena", "jacinth"):
         _show_difference(host, before[host], snapshot(lab, host), names)
-    _true(snapshot(lab, "surya") == before["surya"], "nothing at surya")
+    _true(snapshot(lab, "surya") == before["surya"], "surya is as before")
 
     _chapter("4  What the hotel saw")
-    _demand_sealed(hotel[0], house[0])
+    _demand_sealed(hotel, house)
 
     _chapter("5  xena moves over to surya, and nothing stops")
     _run_anubis(lab, "switch", "surya")
@@ -197,15 +191,27 @@ def _names_of_keys(lab: Lab) -> dict[str, str]:
 
 
 def _show_difference(host: str, before: str, after: str, names: dict[str, str]) -> None:
+    """Show what was added to the host's rules, routes and peers, first in numbers."""
     old, new = sections(before), sections(after)
-    changed = [command for command in new if new[command] != old[command]]
-    _true(bool(changed), f"at {host}:")
-    for command in changed:
+    counts = []
+    shown = []
+    for thing, pattern in _THINGS.items():
+        commands = [command for command in new if re.search(pattern, command)]
+        changes = {command: _changes(old[command], new[command]) for command in commands}
+        counts.append(f"{sum(map(len, changes.values()))} {thing}")
+        shown += [(command, line) for command, lines in changes.items() for line in lines]
+    _true(
+        all(line.startswith("+") for _, line in shown) and not any(n[0] == "0" for n in counts),
+        f"{host} has {', '.join(counts)} more",
+    )
+    for command, lines in groupby(shown, lambda each: each[0]):
         _command(host, command)
-        for line in _changes(old[command], new[command]):
-            for key, name in names.items():
-                line = line.replace(key, name)  # noqa: PLW2901  many keys in one line
-            say("    " + paint(line, GREEN if line.startswith("+") else _YELLOW))
+        for _, line in lines:
+            say("    " + paint(_with_names(line, names), GREEN))
+
+
+def _with_names(line: str, names: dict[str, str]) -> str:
+    return " ".join(names.get(word, word) for word in line.split(" "))
 
 
 def _changes(old: list[str], new: list[str]) -> list[str]:
@@ -219,26 +225,7 @@ def _demand_equal(host: str, before: str, after: str) -> None:
         raise NotAsTold(f"not as told: {host} is not as before")
 
 
-@contextmanager
-def _capture(lab: Lab, network: str) -> Iterator[list[Packets]]:
-    """Record what passes on a network; the list holds it after the block."""
-    everything_but_neighbours = "not arp and not icmp6 and not (ip6 and ip6[6] = 0)"
-    file = lab.state.path / f"{network}.pcap"
-    command = ("tcpdump", "-Z", "root", "-U", "--immediate-mode", "-ni", network, "-w", str(file))
-    found: list[Packets] = []
-    with lab.popen(ROUTER, *command, everything_but_neighbours) as capture:
-        try:
-            if capture.stderr is None or "listening" not in capture.stderr.readline():
-                raise NotAsTold(f"tcpdump does not listen on {network}")
-            yield found
-        finally:
-            capture.terminate()
-            capture.communicate()
-    listing = lab.run(ROUTER, "tcpdump", "-nqtr", str(file)).stdout
-    found.append(Packets(tuple(listing.splitlines()), file.read_bytes()))
-
-
-def _demand_sealed(hotel: Packets, house: Packets) -> None:
+def _demand_sealed(hotel: Capture, house: Capture) -> None:
     _command(ROUTER, "tcpdump -nqt -i hotel")
     matches = [_BEARER.fullmatch(line) for line in hotel.lines]
     for line, match in list(zip(hotel.lines, matches, strict=True))[:_SHOWN_PACKETS]:
