@@ -26,6 +26,7 @@ _SOCKET = "run/anubis/anubis.sock"
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.01
+_MISSES = 5  # looks in a row that do not find the process, until it is held to be dead
 _LOG_LINES = 20
 
 
@@ -103,8 +104,11 @@ class Daemon:
     def await_ready(self, seconds: float = _READY_SECONDS) -> None:
         """Wait until it answers. Raises DaemonFailed."""
         deadline = time.monotonic() + seconds
+        missed = 0
         while not self.ready:
-            if self.process is None:
+            # While a process executes its program it has no command line to be known by.
+            missed = missed + 1 if self.process is None else 0
+            if missed == _MISSES:
                 raise self._failed("has died")
             if time.monotonic() > deadline:
                 raise self._failed(f"was not ready after {seconds:g} s")

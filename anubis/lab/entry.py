@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 ROUTER = "internet"  # the router's name: where every packet of every network can be watched
+_LOOKS = 20  # at a list of processes that changes while it is read
 _PRIVATE = ("/run", "/var/run", "/etc", "/var/lib")  # where a host sees files of its own
 
 
@@ -57,15 +58,30 @@ def host_processes(state: StateDirectory) -> Iterator[tuple[str, int]]:
     if supervisor is None:
         raise LabDown(state)
     try:
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
+        children = _children(supervisor)
     except (FileNotFoundError, ProcessLookupError):
         raise LabDown(state) from None
-    for child in children.split():
+    for child in children:
         try:
             name = Path(f"/proc/{child}/root/etc/hostname").read_text().strip()
         except OSError:  # it has just ended
             continue
         yield name, int(child)
+
+
+def _children(process: int) -> list[str]:
+    """Return the children of a process. Raises FileNotFoundError, ProcessLookupError.
+
+    The kernel leaves some out while others end (proc_pid_children(5)), so it is asked until it
+    says the same twice; a list that changes all the time is taken as it is.
+    """
+    path = Path(f"/proc/{process}/task/{process}/children")
+    seen = path.read_text()
+    for _ in range(_LOOKS):
+        before, seen = seen, path.read_text()
+        if seen == before:
+            break
+    return seen.split()
 
 
 def host_process(state: StateDirectory, host: str) -> int:
