@@ -326,18 +326,18 @@ class DaemonOperations:
 
     @asynccontextmanager
     async def _all_the_way(self, peers: Sequence[AuthorizedPeer]) -> AsyncIterator[None]:
-        """Take this side down also when the caller leaves: the far ends may be down already."""
+        """Take these down also when the caller leaves: the far ends may be down already."""
         try:
             yield
         except asyncio.CancelledError:
-            await asyncio.shield(asyncio.create_task(self._end(peers)))
+            await asyncio.shield(asyncio.create_task(self._down_quickly(peers)))
             raise
 
-    async def _end(self, peers: Sequence[AuthorizedPeer]) -> None:
+    async def _down_quickly(self, peers: Sequence[AuthorizedPeer]) -> None:
+        deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
         for peer in peers:
             if self._gatekeeper.connection(peer.name) is not None:
-                await self._parts.end(peer)
-                event(logging.WARNING, "down", connection=peer.name, warning="the caller left")
+                await self._down(peer, deadline, _unheard)
 
     def _describe(self, entry: AuthorizedPeer, peer: Peer | None) -> ConnectionStatus:
         connection = self._gatekeeper.connection(entry.name)
@@ -368,6 +368,10 @@ def refusal(peer: AuthorizedPeer, reply: Reply) -> Refused:
         name = f"result_{reply.result}"
     reason = f": {reply.reason}" if reply.reason else ""
     return Refused(f"{peer.name} refused ({name}){reason}", _REFUSAL_HINTS.get(name), name)
+
+
+def _unheard(step: str, detail: str = "", connection: str | None = None) -> None:
+    """Report to nobody."""
 
 
 def _for(peer: AuthorizedPeer, report: Report) -> Report:
