@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/complete
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation
 # Network namespaces are root's business.
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -45,7 +45,7 @@ system:
 $(STAMP): pyproject.toml requirements.lock | system
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@awk '/==/ { wanted = /^setuptools==/ } wanted' requirements.lock > $(VENV)/build.lock
+	@awk '/==/ { wanted = /^(pip|setuptools|wheel)==/ } wanted' requirements.lock > $(VENV)/build.lock
 	@$(PIP_INSTALL) --require-hashes -r $(VENV)/build.lock
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --editable .
