@@ -20,7 +20,6 @@ from anubis.wireguard.keys import PrivateKey
 
 KEY = PrivateKey.generate(secrets.token_bytes)
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
 @pytest.fixture
@@ -99,7 +98,6 @@ def test_sticky_directory_is_safe(key_file: Path) -> None:
     assert read_private_key(key_file) == KEY
 
 
-@needs_root
 @pytest.mark.parametrize("spoilt", ["file", "directory"])
 def test_what_belongs_to_a_stranger_is_refused(key_file: Path, spoilt: str) -> None:
     """A file or directory of neither root nor the running user is not trusted."""

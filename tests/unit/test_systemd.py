@@ -12,10 +12,10 @@ UNITS = Path(__file__).parents[2] / "systemd"
 
 
 def tool(name: str) -> str:
-    """Return the path of one of systemd's tools, or skip the test and say so."""
+    """Return the path of one of systemd's tools, or fail and say what is missing."""
     path = shutil.which(name)
     if path is None:
-        pytest.skip(f"{name} is not installed (package systemd)")
+        pytest.fail(f"{name} is not installed (package systemd)")
     return path
 
 
