@@ -45,7 +45,7 @@ system:
 $(STAMP): pyproject.toml requirements.lock | system
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@awk '/==/ { wanted = /^(pip|setuptools|wheel)==/ } wanted' requirements.lock > $(VENV)/build.lock
+	@awk '/==/ { wanted = /^(pip|setuptools)==/ } wanted' requirements.lock > $(VENV)/build.lock
 	@$(PIP_INSTALL) --require-hashes -r $(VENV)/build.lock
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --editable .
