@@ -1,7 +1,8 @@
 """The bytes of the Anubis protocol, version 1 (`docs/protocol.md`, sections 3 to 6).
 
-Owns the layout of datagrams and bodies and the registries of types, verbs, results and TLVs.
-Refuses to know keys, time, and what any of it is for. Decoding raises only `Malformed`.
+Owns the layout of datagrams and bodies and the registries of types, verbs, results and states; the
+options at their end are in `options`. Refuses to know keys, time, and what any of it is for.
+Decoding raises only `Malformed`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,30 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
 
 from anubis.protocol import tai64n
+from anubis.protocol.options import (
+    CHALLENGE_SIZE,
+    IPAddress,
+    IPNetwork,
+    Malformed,
+    Option,
+    clamp,
+    collect,
+    option,
+    pack_endpoint,
+    pack_network,
+    pack_text,
+    pack_transfer,
+    pack_u32,
+    read_endpoint,
+    read_exactly,
+    read_network,
+    read_text,
+    read_transfer,
+    read_u32,
+    unpack,
+)
 from anubis.wireguard.keys import KEY_SIZE, PublicKey
 
 __all__ = [
@@ -39,34 +60,16 @@ __all__ = [
 VERSION = 1
 NONCE_SIZE = 24  # bytes
 REQUEST_ID_SIZE = 16  # bytes
-CHALLENGE_SIZE = 16  # bytes
 TAG_SIZE = 16  # bytes
 MAX_DATAGRAM = 1232  # bytes: IPv6's minimum MTU of 1280 less the headers of IPv6 and UDP
-MAX_REASON = 200  # bytes of UTF-8
 MAX_REPLY_FACTOR = 4  # a reply is at most this many times as long as its request
 
 _HEADER = struct.Struct(f">BBBB{KEY_SIZE}s{NONCE_SIZE}s")
 _REQUEST = struct.Struct(f">{REQUEST_ID_SIZE}s{tai64n.SIZE}sB3s")
 _REPLY = struct.Struct(f">{REQUEST_ID_SIZE}s{tai64n.SIZE}sBB2sI")
-_OPTION = struct.Struct(">BB")
-_U32 = struct.Struct(">I")
-_TRANSFER = struct.Struct(">QQ")
 
 HEADER_SIZE = _HEADER.size  # 60 bytes
 MIN_DATAGRAM = HEADER_SIZE + _REQUEST.size + TAG_SIZE  # 108 bytes; a reply is never shorter
-_CRITICAL = 0x80  # option types from here on must be understood or refused
-_MAX_U32 = 0xFFFF_FFFF
-
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
-
-
-class Malformed(ValueError):
-    """Bytes that are no datagram of this protocol; `reason` is the name under which they count."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 class MessageType(IntEnum):
@@ -109,24 +112,6 @@ class State(IntEnum):
 
     DOWN = 0
     UP = 1
-
-
-class Option(IntEnum):
-    """Types of the TLVs at the end of a body. 0x40-0x7f and 0xc0-0xff belong to vendors."""
-
-    PADDING = 0x00
-    LEASE = 0x01
-    REASON = 0x02
-    UP_FOR = 0x03
-    HANDSHAKE_AGE = 0x04
-    TRANSFER = 0x05
-    INSTALLED = 0x06
-    ENDPOINT = 0x07
-    SUITES = 0x08
-    CHALLENGE = 0x81
-
-
-_REPEATABLE = frozenset({Option.PADDING, Option.INSTALLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,27 +163,27 @@ class Request:
         timestamp = tai64n.encode(self.unix_ns)
         parts = [_REQUEST.pack(self.request_id, timestamp, self.verb, bytes(3))]
         if self.lease is not None:
-            parts.append(_option(Option.LEASE, _pack_u32(self.lease)))
+            parts.append(option(Option.LEASE, pack_u32(self.lease)))
         if self.reason:
-            parts.append(_option(Option.REASON, _clip(self.reason)))
+            parts.append(option(Option.REASON, pack_text(self.reason)))
         if self.challenge is not None:
-            parts.append(_option(Option.CHALLENGE, self.challenge))
+            parts.append(option(Option.CHALLENGE, self.challenge))
         return b"".join(parts)
 
     @classmethod
     def decode(cls, body: bytes) -> Request:
         """Read a body. Raises Malformed."""
-        request_id, timestamp, verb, reserved = _unpack(_REQUEST, body)
+        request_id, timestamp, verb, reserved = unpack(_REQUEST, body)
         if any(reserved):
             raise Malformed("reserved_bits", "reserved bytes of the request are not zero")
-        values, _, unknown = _collect(body[_REQUEST.size :])
+        values, _, unknown = collect(body[_REQUEST.size :])
         return cls(
             request_id=request_id,
             unix_ns=_timestamp(timestamp),
             verb=verb,
-            lease=_u32(values.get(Option.LEASE)),
-            challenge=_exactly(values.get(Option.CHALLENGE), CHALLENGE_SIZE),
-            reason=_text(values.get(Option.REASON)),
+            lease=read_u32(values.get(Option.LEASE)),
+            challenge=read_exactly(values.get(Option.CHALLENGE), CHALLENGE_SIZE),
+            reason=read_text(values.get(Option.REASON)),
             unknown_critical=unknown,
         )
 
@@ -234,105 +219,57 @@ class Reply:
         """
         timestamp = tai64n.encode(self.unix_ns)
         body = _REPLY.pack(
-            self.request_id, timestamp, self.result, self.state, bytes(2), _clamp(self.lease)
+            self.request_id, timestamp, self.result, self.state, bytes(2), clamp(self.lease)
         )
-        for option in self._options():
-            if len(body) + len(option) <= limit:
-                body += option
+        for one in self._options():
+            if len(body) + len(one) <= limit:
+                body += one
         return body
 
     def _options(self) -> Iterator[bytes]:
         if self.challenge is not None:
-            yield _option(Option.CHALLENGE, self.challenge)
+            yield option(Option.CHALLENGE, self.challenge)
         if self.suites:
-            yield _option(Option.SUITES, bytes(self.suites))
+            yield option(Option.SUITES, bytes(self.suites))
         if self.reason:
-            yield _option(Option.REASON, _clip(self.reason))
+            yield option(Option.REASON, pack_text(self.reason))
         if self.up_for is not None:
-            yield _option(Option.UP_FOR, _pack_u32(self.up_for))
+            yield option(Option.UP_FOR, pack_u32(self.up_for))
         if self.handshake_age is not None:
-            yield _option(Option.HANDSHAKE_AGE, _pack_u32(self.handshake_age))
+            yield option(Option.HANDSHAKE_AGE, pack_u32(self.handshake_age))
         if self.transfer is not None:
-            yield _option(Option.TRANSFER, _TRANSFER.pack(*self.transfer))
+            yield option(Option.TRANSFER, pack_transfer(self.transfer))
         if self.endpoint is not None:
             address, port = self.endpoint
-            yield _option(Option.ENDPOINT, port.to_bytes(2) + address.packed)
+            yield option(Option.ENDPOINT, pack_endpoint(address, port))
         for network in self.installed:
-            packed = bytes([network.prefixlen]) + network.network_address.packed
-            yield _option(Option.INSTALLED, packed)
+            yield option(Option.INSTALLED, pack_network(network))
 
     @classmethod
     def decode(cls, body: bytes) -> Reply:
         """Read a body. Raises Malformed."""
-        request_id, timestamp, result, state, reserved, lease = _unpack(_REPLY, body)
+        request_id, timestamp, result, state, reserved, lease = unpack(_REPLY, body)
         if any(reserved):
             raise Malformed("reserved_bits", "reserved bytes of the reply are not zero")
         if state not in (State.DOWN, State.UP):
             raise Malformed("malformed", f"state {state}")
-        values, installed, unknown = _collect(body[_REPLY.size :])
+        values, installed, unknown = collect(body[_REPLY.size :])
         return cls(
             request_id=request_id,
             unix_ns=_timestamp(timestamp),
             result=result,
             state=State(state),
             lease=lease,
-            reason=_text(values.get(Option.REASON)),
-            up_for=_u32(values.get(Option.UP_FOR)),
-            handshake_age=_u32(values.get(Option.HANDSHAKE_AGE)),
-            transfer=_transfer(values.get(Option.TRANSFER)),
-            endpoint=_endpoint(values.get(Option.ENDPOINT)),
+            reason=read_text(values.get(Option.REASON)),
+            up_for=read_u32(values.get(Option.UP_FOR)),
+            handshake_age=read_u32(values.get(Option.HANDSHAKE_AGE)),
+            transfer=read_transfer(values.get(Option.TRANSFER)),
+            endpoint=read_endpoint(values.get(Option.ENDPOINT)),
             suites=tuple(values.get(Option.SUITES, b"")),
-            challenge=_exactly(values.get(Option.CHALLENGE), CHALLENGE_SIZE),
-            installed=tuple(_network(value) for value in installed),
+            challenge=read_exactly(values.get(Option.CHALLENGE), CHALLENGE_SIZE),
+            installed=tuple(read_network(value) for value in installed),
             unknown_critical=unknown,
         )
-
-
-def _option(kind: int, value: bytes) -> bytes:
-    return _OPTION.pack(kind, len(value)) + value
-
-
-def _clamp(seconds: int) -> int:
-    """Bring a duration into 32 bits; a clock that was set can make one negative."""
-    return max(0, min(seconds, _MAX_U32))
-
-
-def _pack_u32(seconds: int) -> bytes:
-    return _U32.pack(_clamp(seconds))
-
-
-def _clip(text: str) -> bytes:
-    """Cut a text to MAX_REASON bytes of whole characters; lone surrogates become `?`."""
-    return text.encode(errors="replace")[:MAX_REASON].decode(errors="ignore").encode()
-
-
-def _collect(data: bytes) -> tuple[dict[int, bytes], list[bytes], tuple[int, ...]]:
-    """Split TLVs into known values, the values of INSTALLED, and unknown critical types."""
-    values: dict[int, bytes] = {}
-    installed: list[bytes] = []
-    unknown: list[int] = []
-    known = frozenset(Option)
-    while data:
-        kind, length = _unpack(_OPTION, data)
-        value, data = data[2 : 2 + length], data[2 + length :]
-        if len(value) != length:
-            raise Malformed("malformed", f"option {kind:#04x} is cut short")
-        if kind not in known:
-            if kind & _CRITICAL:
-                unknown.append(kind)
-        elif kind == Option.INSTALLED:
-            installed.append(value)
-        elif kind in values and kind not in _REPEATABLE:
-            raise Malformed("malformed", f"option {kind:#04x} stands twice")
-        else:
-            values[kind] = value
-    return values, installed, tuple(unknown)
-
-
-def _unpack(layout: struct.Struct, data: bytes) -> tuple[Any, ...]:
-    if len(data) < layout.size:
-        raise Malformed("malformed", f"{len(data)} bytes where {layout.size} are needed")
-    return layout.unpack_from(data)
 
 
 def _timestamp(label: bytes) -> int:
@@ -340,49 +277,3 @@ def _timestamp(label: bytes) -> int:
         return tai64n.decode(label)
     except ValueError as error:
         raise Malformed("malformed", str(error)) from None
-
-
-def _exactly(value: bytes | None, size: int) -> bytes | None:
-    if value is not None and len(value) != size:
-        raise Malformed("malformed", f"an option of {len(value)} bytes where {size} are needed")
-    return value
-
-
-def _u32(value: bytes | None) -> int | None:
-    exact = _exactly(value, _U32.size)
-    return None if exact is None else int(_U32.unpack(exact)[0])
-
-
-def _transfer(value: bytes | None) -> tuple[int, int] | None:
-    exact = _exactly(value, _TRANSFER.size)
-    if exact is None:
-        return None
-    received, sent = _TRANSFER.unpack(exact)
-    return received, sent
-
-
-def _text(value: bytes | None) -> str:
-    """Read a text meant for people; what could upset a terminal is replaced."""
-    if value is None:
-        return ""
-    if len(value) > MAX_REASON:
-        raise Malformed("malformed", f"a text of {len(value)} bytes")
-    text = value.decode(errors="replace")
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
-
-
-def _endpoint(value: bytes | None) -> tuple[IPAddress, int] | None:
-    if value is None:
-        return None
-    if len(value) not in (6, 18):
-        raise Malformed("malformed", f"an endpoint of {len(value)} bytes")
-    return ip_address(value[2:]), int.from_bytes(value[:2])
-
-
-def _network(value: bytes) -> IPNetwork:
-    if len(value) not in (5, 17) or value[0] > (len(value) - 1) * 8:
-        raise Malformed("malformed", "an installed network of the wrong size")
-    try:
-        return ip_network((value[1:], value[0]))
-    except ValueError:
-        raise Malformed("malformed", "an installed network with host bits") from None

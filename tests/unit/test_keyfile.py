@@ -21,7 +21,6 @@ from anubis.wireguard.keys import PrivateKey
 KEY = PrivateKey.generate(secrets.token_bytes)
 
 
-
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     """Return a good key file, in a directory that its tests may spoil."""

@@ -14,7 +14,7 @@ import pytest
 from anubis import addresses
 from anubis.addresses import control_addresses
 from anubis.network.plan import SERVICE_PORT
-from anubis.protocol import channel, freshness, initiator, suites, wire
+from anubis.protocol import channel, freshness, initiator, options, suites, wire
 from anubis.protocol.channel import Channel
 from anubis.protocol.tai64n import NANOSECONDS
 from anubis.protocol.wire import Header, MessageType, Option, Reply, Request, Result, State, Verb
@@ -182,7 +182,7 @@ def test_registries(title: str, header: str, registry: type[IntEnum]) -> None:
 def test_repeatable_options() -> None:
     """The column `repeatable` is what the decoder allows."""
     stated = {row[1] for row in _table("Option types", "type") if row[4] == "yes"}
-    assert stated == {option.name for option in wire._REPEATABLE}
+    assert stated == {option.name for option in options._REPEATABLE}
 
 
 @pytest.mark.parametrize("row", _table("Option types", "type"), ids=lambda row: row[1])

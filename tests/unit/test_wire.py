@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anubis.protocol import tai64n, wire
+from anubis.protocol import options, tai64n
+from anubis.protocol.options import MAX_REASON
 from anubis.protocol.wire import (
     HEADER_SIZE,
     MAX_DATAGRAM,
-    MAX_REASON,
     MIN_DATAGRAM,
     TAG_SIZE,
     Header,
@@ -302,4 +302,4 @@ def test_an_endpoint_is_port_then_address() -> None:
 def test_the_registries_have_room_for_vendors() -> None:
     """No option of ours stands in a vendor range."""
     assert not [kind for kind in Option if kind & 0x7F >= 0x40]
-    assert wire._CRITICAL == 0x80
+    assert options._CRITICAL == 0x80
