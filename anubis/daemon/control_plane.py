@@ -1,26 +1,23 @@
 """The control plane: the permanent, confined interface, and asking others through it.
 
-Owns `anubis0`, its peers, its confinement, and the repair of a handshake that was lost. Refuses to
-know what is asked.
+Owns `anubis0`, its peers and its confinement. Refuses to know what is asked, and how the tunnel to
+one peer is brought to life, which is `road`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv6Address, IPv6Interface
 
 from anubis.addresses import control_addresses
 from anubis.daemon.clock import Clock
-from anubis.daemon.courier import Courier, Exchange
+from anubis.daemon.courier import Courier
 from anubis.daemon.interface import Interface
-from anubis.daemon.log import event
-from anubis.daemon.resolver import resolve
+from anubis.daemon.road import Contact, Road, resident
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure, NoAnswer
-from anubis.files.authorized_peers import AuthorizedPeer, NamedEndpoint
+from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.files.config import Control
 from anubis.network.plan import control_plane_state
 from anubis.network.state import NetworkState
@@ -29,39 +26,11 @@ from anubis.protocol.initiator import Initiator, NoReply
 from anubis.protocol.wire import Reply, Verb
 from anubis.wireguard.backend import Backend
 from anubis.wireguard.keys import PrivateKey
-from anubis.wireguard.types import DeviceChange, Endpoint, Peer, PeerChange
+from anubis.wireguard.types import DeviceChange, PeerChange
 
-__all__ = ["Contact", "ControlPlane"]
+__all__ = ["ControlPlane"]
 
 KEEPALIVE = 25  # seconds; keeps a NAT mapping while a connection is up
-SESSION_SECONDS = 120.0  # REKEY_AFTER_TIME of the WireGuard paper: younger sessions need no shake
-KICK_INTERVAL = 1.0  # seconds without a handshake, after which WireGuard is made to start anew
-_POLL_FIRST = 0.002  # seconds
-_POLL_LAST = 0.05  # seconds
-
-
-class Contact:
-    """How far we got with a peer.
-
-    `asked` once a request may be on its way, `ready` when its control tunnel stands, `reached`
-    when it was heard.
-    """
-
-    def __init__(self, on_reached: Callable[[str], None] | None = None) -> None:
-        self.asked = False
-        self.ready = asyncio.Event()
-        self.reached = False
-        self.endpoint: Endpoint | None = None
-        self._on_reached = on_reached
-
-    def reach(self, endpoint: Endpoint | None) -> None:
-        """Note that the peer was heard through its control tunnel."""
-        self.ready.set()
-        self.endpoint = endpoint or self.endpoint
-        if not self.reached:
-            self.reached = True
-            if self._on_reached:
-                self._on_reached(str(self.endpoint or ""))
 
 
 class ControlPlane:
@@ -114,7 +83,7 @@ class ControlPlane:
             "control",
             control_plane_state(self._config.interface, self.addresses.routable, table),
         )
-        changes = tuple(_resident(peer) for peer in peers)
+        changes = tuple(resident(peer) for peer in peers)
         await self._interface.configure(DeviceChange(replace_peers=True, peers=changes))
         await self._courier.open(self._config.interface, self.addresses.routable, on_request)
 
@@ -167,7 +136,7 @@ class ControlPlane:
             lease=lease,
             reason=reason,
         )
-        road = _Road(self._interface, peer, self._clock)
+        road = Road(self._interface, peer, self._clock)
         await road.open()
         exchange = self._courier.exchange(initiator, peer.control.routable)
         contact.asked = True
@@ -184,114 +153,6 @@ class ControlPlane:
             raise _no_answer(peer, contact, outcome)
         contact.reach(road.endpoint)
         return outcome
-
-
-class _Road:
-    """The control tunnel to one peer while an exchange is under way."""
-
-    def __init__(self, interface: Interface, peer: AuthorizedPeer, clock: Clock) -> None:
-        self._interface = interface
-        self._peer = peer
-        self._clock = clock
-        self._endpoints: tuple[Endpoint, ...] = ()
-        self._kicks = 0
-        self._keepalive = 0
-        self.endpoint: Endpoint | None = None
-
-    async def open(self) -> None:
-        """See to it that the peer has an endpoint. Raises LocalFailure."""
-        seen = await self._look()
-        if seen is not None:
-            self.endpoint, self._keepalive = seen.endpoint, seen.persistent_keepalive
-            if self._is_live(seen):
-                return
-        if self._peer.control_endpoint is not None:
-            self._endpoints = await resolve(self._peer.control_endpoint)
-            self.endpoint = self._endpoints[0]
-            change = PeerChange(
-                self._peer.control_public_key, update_only=True, endpoint=self.endpoint
-            )
-            await self._interface.configure(DeviceChange(peers=(change,)))
-        elif self.endpoint is None:
-            raise LocalFailure(
-                f"{self._peer.name} has no Endpoint and has not called yet",
-                f"give it an Endpoint in {self._peer.location.path}, or let it begin",
-            )
-
-    async def watch(self, contact: Contact, exchange: Exchange) -> None:
-        """Tell when the tunnel stands; while it does not, make WireGuard try again and again.
-
-        WireGuard itself repeats a lost handshake only after 5 s; a peer that is made anew begins
-        at once.
-        """
-        loop = asyncio.get_running_loop()
-        before = await self._look()
-        if before is not None and self._is_live(before):
-            contact.ready.set()
-        last = before.last_handshake if before else 0.0
-        kick_at = loop.time() + KICK_INTERVAL
-        pause = _POLL_FIRST
-        while True:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.2, _POLL_LAST)
-            seen = await self._look()
-            if seen is not None and seen.last_handshake > last:
-                self.endpoint = seen.endpoint
-                contact.reach(seen.endpoint)
-                return
-            if loop.time() >= kick_at:
-                await self._kick()
-                exchange.resend()
-                last, pause = 0.0, _POLL_FIRST
-                kick_at = loop.time() + KICK_INTERVAL
-
-    async def _kick(self) -> None:
-        """Make the peer anew, at its next address if it has several."""
-        self._kicks += 1
-        if not self._endpoints and self._peer.control_endpoint is not None:
-            self._endpoints = await resolve(self._peer.control_endpoint)
-        if self._endpoints:
-            self.endpoint = self._endpoints[self._kicks % len(self._endpoints)]
-        await self.forget()
-        event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
-
-    async def forget(self) -> None:
-        """Make the peer anew, without the requests that WireGuard keeps for its next handshake.
-
-        It keeps them for 90 s: one that was given up by then would still be carried out.
-        """
-        change = replace(
-            _resident(self._peer, endpoint=self.endpoint),
-            replace=True,
-            persistent_keepalive=self._keepalive,
-        )
-        await self._interface.configure(DeviceChange(peers=(change,)))
-
-    async def _look(self) -> Peer | None:
-        return (await self._interface.device()).peer(self._peer.control_public_key)
-
-    def _is_live(self, seen: Peer) -> bool:
-        return self._clock.unix_ns() / 1e9 - seen.last_handshake < SESSION_SECONDS
-
-
-def _resident(peer: AuthorizedPeer, *, endpoint: Endpoint | None = None) -> PeerChange:
-    """Return the control peer of an entry: silent, and confined to its two addresses."""
-    return PeerChange(
-        peer.control_public_key,
-        endpoint=endpoint or _literal(peer.control_endpoint),
-        persistent_keepalive=0,
-        allowed_ips=frozenset(peer.control.networks()),
-    )
-
-
-def _literal(endpoint: NamedEndpoint | None) -> Endpoint | None:
-    """Return an endpoint that needs no resolving, else None."""
-    if endpoint is None:
-        return None
-    try:
-        return Endpoint(ip_address(endpoint.host), endpoint.port)
-    except ValueError:
-        return None
 
 
 def _no_answer(peer: AuthorizedPeer, contact: Contact, outcome: NoReply) -> NoAnswer:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from anubis.daemon.api import Report
-from anubis.daemon.control_plane import Contact
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.resolver import resolve
+from anubis.daemon.road import Contact
 from anubis.durations import format_duration
 from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
 from anubis.events import ConnectionStatus, Result

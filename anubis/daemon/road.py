@@ -1,0 +1,161 @@
+"""The way to one peer through the control plane, while something is asked of it.
+
+Owns the repair of a handshake that was lost, and the peer's change of address. Refuses to know what
+is asked, and the interface's own life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+
+from anubis.daemon.clock import Clock
+from anubis.daemon.courier import Exchange
+from anubis.daemon.interface import Interface
+from anubis.daemon.log import event
+from anubis.daemon.resolver import resolve
+from anubis.errors import LocalFailure
+from anubis.files.authorized_peers import AuthorizedPeer, NamedEndpoint
+from anubis.wireguard.types import DeviceChange, Endpoint, Peer, PeerChange
+
+__all__ = ["Contact", "Road", "resident"]
+
+SESSION_SECONDS = 120.0  # REKEY_AFTER_TIME of the WireGuard paper: younger sessions need no shake
+KICK_INTERVAL = 1.0  # seconds without a handshake, after which WireGuard is made to start anew
+_POLL_FIRST = 0.002  # seconds
+_POLL_LAST = 0.05  # seconds
+
+
+class Contact:
+    """How far we got with a peer.
+
+    `asked` once a request may be on its way, `ready` when its control tunnel stands, `reached`
+    when it was heard.
+    """
+
+    def __init__(self, on_reached: Callable[[str], None] | None = None) -> None:
+        self.asked = False
+        self.ready = asyncio.Event()
+        self.reached = False
+        self.endpoint: Endpoint | None = None
+        self._on_reached = on_reached
+
+    def reach(self, endpoint: Endpoint | None) -> None:
+        """Note that the peer was heard through its control tunnel."""
+        self.ready.set()
+        self.endpoint = endpoint or self.endpoint
+        if not self.reached:
+            self.reached = True
+            if self._on_reached:
+                self._on_reached(str(self.endpoint or ""))
+
+
+class Road:
+    """The control tunnel to one peer while an exchange is under way."""
+
+    def __init__(self, interface: Interface, peer: AuthorizedPeer, clock: Clock) -> None:
+        self._interface = interface
+        self._peer = peer
+        self._clock = clock
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._kicks = 0
+        self._keepalive = 0
+        self.endpoint: Endpoint | None = None
+
+    async def open(self) -> None:
+        """See to it that the peer has an endpoint. Raises LocalFailure."""
+        seen = await self._look()
+        if seen is not None:
+            self.endpoint, self._keepalive = seen.endpoint, seen.persistent_keepalive
+            if self._is_live(seen):
+                return
+        if self._peer.control_endpoint is not None:
+            self._endpoints = await resolve(self._peer.control_endpoint)
+            self.endpoint = self._endpoints[0]
+            change = PeerChange(
+                self._peer.control_public_key, update_only=True, endpoint=self.endpoint
+            )
+            await self._interface.configure(DeviceChange(peers=(change,)))
+        elif self.endpoint is None:
+            raise LocalFailure(
+                f"{self._peer.name} has no Endpoint and has not called yet",
+                f"give it an Endpoint in {self._peer.location.path}, or let it begin",
+            )
+
+    async def watch(self, contact: Contact, exchange: Exchange) -> None:
+        """Tell when the tunnel stands; while it does not, make WireGuard try again and again.
+
+        WireGuard itself repeats a lost handshake only after 5 s; a peer that is made anew begins
+        at once.
+        """
+        loop = asyncio.get_running_loop()
+        before = await self._look()
+        if before is not None and self._is_live(before):
+            contact.ready.set()
+        last = before.last_handshake if before else 0.0
+        kick_at = loop.time() + KICK_INTERVAL
+        pause = _POLL_FIRST
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, _POLL_LAST)
+            seen = await self._look()
+            if seen is not None and seen.last_handshake > last:
+                self.endpoint = seen.endpoint
+                contact.reach(seen.endpoint)
+                return
+            if loop.time() >= kick_at:
+                await self._kick()
+                exchange.resend()
+                last, pause = 0.0, _POLL_FIRST
+                kick_at = loop.time() + KICK_INTERVAL
+
+    async def _kick(self) -> None:
+        """Make the peer anew, at its next address if it has several."""
+        self._kicks += 1
+        if not self._endpoints and self._peer.control_endpoint is not None:
+            self._endpoints = await resolve(self._peer.control_endpoint)
+        if self._endpoints:
+            self.endpoint = self._endpoints[self._kicks % len(self._endpoints)]
+        await self.forget()
+        event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
+
+    async def forget(self) -> None:
+        """Make the peer anew, without the requests that WireGuard keeps for its next handshake.
+
+        It keeps them for 90 s: one that was given up by then would still be carried out.
+        """
+        change = replace(
+            resident(self._peer, endpoint=self.endpoint),
+            replace=True,
+            persistent_keepalive=self._keepalive,
+        )
+        await self._interface.configure(DeviceChange(peers=(change,)))
+
+    async def _look(self) -> Peer | None:
+        return (await self._interface.device()).peer(self._peer.control_public_key)
+
+    def _is_live(self, seen: Peer) -> bool:
+        return self._clock.unix_ns() / 1e9 - seen.last_handshake < SESSION_SECONDS
+
+
+def resident(peer: AuthorizedPeer, *, endpoint: Endpoint | None = None) -> PeerChange:
+    """Return the control peer of an entry: silent, and confined to its two addresses."""
+    return PeerChange(
+        peer.control_public_key,
+        endpoint=endpoint or _literal(peer.control_endpoint),
+        persistent_keepalive=0,
+        allowed_ips=frozenset(peer.control.networks()),
+    )
+
+
+def _literal(endpoint: NamedEndpoint | None) -> Endpoint | None:
+    """Return an endpoint that needs no resolving, else None."""
+    if endpoint is None:
+        return None
+    try:
+        return Endpoint(ip_address(endpoint.host), endpoint.port)
+    except ValueError:
+        return None
