@@ -66,8 +66,9 @@ class Production:
         return self._config.interface
 
     async def start(self) -> None:
-        """Make the interface where there is none. Raises LocalFailure."""
-        await self._ensure()
+        """Make the interface where there is none, and find its mark. Raises LocalFailure."""
+        device = await self._ensure()
+        self.mark = device.fwmark or self._config.fwmark
 
     async def reconcile(self, peers: dict[str, PublicKey], up: Iterable[AuthorizedPeer]) -> None:
         """After a crash: take up the connections that are still up, remove other leftovers.
