@@ -19,7 +19,7 @@ help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 demo: $(STAMP)  ## see a laptop in a hotel reach its house and leave again
-	@$(ROOT) $(BIN)/python -m anubis.lab.demo
+	@$(ROOT) $(BIN)/python -m anubis.demo
 
 test: check  ## check, then run every test
 	$(ROOT) $(BIN)/pytest

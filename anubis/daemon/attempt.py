@@ -215,3 +215,4 @@ class Attempt:
             except AnubisError as error:
                 event(logging.WARNING, "undo_not_told", connection=peer.name, reason=error.message)
         await self.parts.end(peer)
+        await self.parts.fall_silent(peer)

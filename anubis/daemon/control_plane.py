@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Interface
 
 from anubis.addresses import control_addresses
@@ -104,6 +105,11 @@ class ControlPlane:
         change = PeerChange(
             peer.control_public_key, update_only=True, persistent_keepalive=KEEPALIVE if on else 0
         )
+        await self._interface.configure(DeviceChange(peers=(change,)))
+
+    async def forget(self, peer: AuthorizedPeer) -> None:
+        """Make a peer as it was before anybody spoke: no session, nothing learned, and silent."""
+        change = replace(resident(peer), replace=True)
         await self._interface.configure(DeviceChange(peers=(change,)))
 
     def send(self, datagram: bytes, address: IPv6Address, port: int) -> None:

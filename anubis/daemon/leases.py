@@ -81,6 +81,7 @@ class Leases:
             event(logging.DEBUG, "renewed", connection=peer.name, lease=reply.lease)
         elif reply.result == Result.NO_CONNECTION:
             await self._end(connection, "the far end has it no longer")
+            await self._parts.fall_silent(peer)
         else:
             event(logging.WARNING, "renew_refused", connection=peer.name, reason=reply.reason)
 
@@ -99,5 +100,6 @@ class Leases:
         deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
         try:
             await self._control.ask(peer, verb, deadline=deadline, reason=reason)
+            await self._parts.fall_silent(peer)
         except AnubisError as error:
             event(logging.WARNING, "not_told", connection=peer.name, reason=error.message)

@@ -132,6 +132,7 @@ class DaemonOperations:
         except (NoAnswer, LocalFailure) as error:
             warnings.append(f"{peer.name} could not be told and finds out by itself: {error}")
         await self._parts.end(peer)
+        await self._parts.fall_silent(peer)
         report("removed")
         event(logging.INFO, "down", connection=peer.name, warning="; ".join(warnings) or None)
         outcome = "local_only" if warnings else "done"

@@ -61,3 +61,11 @@ class Parts:
         await self.production.remove(peer)
         await self.control.keep_alive(peer, on=False)
         self.save()
+
+    async def fall_silent(self, peer: AuthorizedPeer) -> None:
+        """After the last word to a peer whose connection is down: leave no session behind.
+
+        Then `wg show` is what it was before, and not even WireGuard sends anything any more.
+        """
+        if self.gatekeeper.connection(peer.name) is None:
+            await self.control.forget(peer)

@@ -24,6 +24,7 @@ __all__ = ["Responding"]
 
 MAX_UNDER_WAY = 64  # requests being carried out, or waiting for it, at one time
 MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
+LINGER = 0.05  # seconds that WireGuard is given to carry the last reply
 
 
 class Responding:
@@ -36,6 +37,7 @@ class Responding:
         self._production = parts.production
         self._clock = parts.clock
         self._started = parts.clock.boot()
+        self._silencing: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
         self._locks: dict[str, asyncio.Lock] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -87,6 +89,27 @@ class Responding:
                 accepted, Result.FAILED, "it failed here and was rolled back; see the log"
             )
         self._send(self._responder.answer(accepted, reply), source, port)
+        if self._gatekeeper.connection(accepted.peer) is None:
+            self._fall_silent_soon(accepted.peer)
+
+    def _fall_silent_soon(self, name: str) -> None:
+        """Once WireGuard has carried the reply, leave no session with a peer that has nothing up.
+
+        Should the reply be lost all the same, its repeat begins with a handshake.
+        """
+        if name not in self._silencing:
+            task = asyncio.create_task(self._fall_silent(name))
+            self._silencing[name] = task
+            task.add_done_callback(lambda _: self._silencing.pop(name))
+
+    async def _fall_silent(self, name: str) -> None:
+        await asyncio.sleep(LINGER)
+        if name in self._tasks.values():
+            return  # its next request is being answered, and ends with this question again
+        try:
+            await self._parts.fall_silent(self._gatekeeper.peer(name))
+        except AnubisError as error:
+            event(logging.WARNING, "not_silent", peer=name, reason=error.message)
 
     async def _carry_out(self, accepted: Accepted) -> Reply:
         request = accepted.request

@@ -30,8 +30,6 @@ _COMMANDS = (
     *(f"wg show all {field}" for field in _WIREGUARD),
     f"sysctl {' '.join(_SYSCTLS)}",
 )
-_ENDPOINTS = "wg show all endpoints"
-_CONTROL = "anubis0 "
 _MARK = "$ "
 # "wg show all endpoints" names the interface only before its first peer, and does not end the line
 # where there is no peer: each interface by itself, then, and so for every field.
@@ -50,8 +48,7 @@ def snapshot(lab: Lab, host: str) -> str:
 
     Rules, routes of all tables, links, addresses, nftables, WireGuard and kernel parameters, each
     under the command that shows it. Left out is what changes by itself: handshakes, transfer,
-    counters, and where WireGuard last heard a control peer, which it remembers as it does the time
-    of a handshake. Raises LocalFailure if a tool fails.
+    counters. Raises LocalFailure if a tool fails.
     """
     result = lab.run(host, "sh", "-c", _SCRIPT)
     if result.returncode != 0:
@@ -73,8 +70,6 @@ def sections(text: str) -> dict[str, list[str]]:
     for command, lines in found.items():
         if command.startswith("wg "):  # which has no order of its own
             lines[:] = sorted(_canonical(line) for line in lines)
-        if command == _ENDPOINTS:
-            lines[:] = [line for line in lines if not line.startswith(_CONTROL)]
     return found
 
 

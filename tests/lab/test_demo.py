@@ -23,7 +23,7 @@ def labs_of(process: int) -> list[Path]:
 def test_the_story_is_true() -> None:
     """Every step of the demo comes true within a minute, and its lab is gone afterwards."""
     told = subprocess.Popen(
-        [sys.executable, "-m", "anubis.lab.demo"],
+        [sys.executable, "-m", "anubis.demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
