@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anubis.lab import demo
+from anubis import demo
 from anubis.lab.scene import scene
 from anubis.lab.topology import File, Topology
 
