@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Interface
 
@@ -31,6 +32,8 @@ from anubis.wireguard.types import DeviceChange, PeerChange
 
 __all__ = ["ControlPlane"]
 
+_SENT_SECONDS = 0.2  # for WireGuard to encrypt and send what it was given
+_POLL_FIRST = 0.001  # seconds
 KEEPALIVE = 25  # seconds; keeps a NAT mapping while a connection is up
 
 
@@ -106,6 +109,20 @@ class ControlPlane:
             peer.control_public_key, update_only=True, persistent_keepalive=KEEPALIVE if on else 0
         )
         await self._interface.configure(DeviceChange(peers=(change,)))
+
+    async def bytes_sent(self, peer: AuthorizedPeer) -> int:
+        """Return how many bytes WireGuard has sent to a peer since it was made."""
+        seen = (await self._interface.device()).peer(peer.control_public_key)
+        return seen.tx_bytes if seen else 0
+
+    async def await_sent(self, peer: AuthorizedPeer, before: int) -> None:
+        """Wait until WireGuard has sent more than `before` bytes, but not for long."""
+        pause = _POLL_FIRST
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SENT_SECONDS):
+                while await self.bytes_sent(peer) <= before:
+                    await asyncio.sleep(pause)
+                    pause *= 1.5
 
     async def forget(self, peer: AuthorizedPeer) -> None:
         """Make a peer as it was before anybody spoke: no session, nothing learned, and silent."""

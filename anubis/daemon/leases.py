@@ -99,7 +99,9 @@ class Leases:
         verb = Verb.DOWN if connection.role is Role.INITIATOR else Verb.GONE
         deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
         try:
-            await self._control.ask(peer, verb, deadline=deadline, reason=reason)
-            await self._parts.fall_silent(peer)
+            try:
+                await self._control.ask(peer, verb, deadline=deadline, reason=reason)
+            finally:
+                await self._parts.fall_silent(peer)
         except AnubisError as error:
             event(logging.WARNING, "not_told", connection=peer.name, reason=error.message)

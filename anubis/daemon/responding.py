@@ -24,7 +24,6 @@ __all__ = ["Responding"]
 
 MAX_UNDER_WAY = 64  # requests being carried out, or waiting for it, at one time
 MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
-LINGER = 0.05  # seconds that WireGuard is given to carry the last reply
 
 
 class Responding:
@@ -37,7 +36,6 @@ class Responding:
         self._production = parts.production
         self._clock = parts.clock
         self._started = parts.clock.boot()
-        self._silencing: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
         self._locks: dict[str, asyncio.Lock] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -65,8 +63,10 @@ class Responding:
                 task.add_done_callback(self._tasks.pop)
 
     def _is_busy(self, peer: str) -> bool:
-        of_this_peer = sum(name == peer for name in self._tasks.values())
-        return len(self._tasks) >= MAX_UNDER_WAY or of_this_peer >= MAX_OF_ONE_PEER
+        return len(self._tasks) >= MAX_UNDER_WAY or self._under_way(peer) >= MAX_OF_ONE_PEER
+
+    def _under_way(self, peer: str) -> int:
+        return sum(name == peer for name in self._tasks.values())
 
     async def stop(self) -> None:
         """Let requests under way finish."""
@@ -88,28 +88,26 @@ class Responding:
             reply = self._reply(
                 accepted, Result.FAILED, "it failed here and was rolled back; see the log"
             )
-        self._send(self._responder.answer(accepted, reply), source, port)
-        if self._gatekeeper.connection(accepted.peer) is None:
-            self._fall_silent_soon(accepted.peer)
+        await self._deliver(accepted, self._responder.answer(accepted, reply), source, port)
 
-    def _fall_silent_soon(self, name: str) -> None:
-        """Once WireGuard has carried the reply, leave no session with a peer that has nothing up.
+    async def _deliver(
+        self, accepted: Accepted, datagram: bytes, source: IPv6Address, port: int
+    ) -> None:
+        """Send a reply; leave no session with a peer that then has nothing up.
 
-        Should the reply be lost all the same, its repeat begins with a handshake.
+        Should the reply be lost, its repeat begins with a handshake.
         """
-        if name not in self._silencing:
-            task = asyncio.create_task(self._fall_silent(name))
-            self._silencing[name] = task
-            task.add_done_callback(lambda _: self._silencing.pop(name))
-
-    async def _fall_silent(self, name: str) -> None:
-        await asyncio.sleep(LINGER)
-        if name in self._tasks.values():
-            return  # its next request is being answered, and ends with this question again
+        peer = self._gatekeeper.peer(accepted.peer)
+        is_last = self._gatekeeper.connection(peer.name) is None
         try:
-            await self._parts.fall_silent(self._gatekeeper.peer(name))
+            sent = await self._parts.control.bytes_sent(peer) if is_last else 0
+            self._send(datagram, source, port)
+            if is_last:
+                await self._parts.control.await_sent(peer, sent)
+                if self._under_way(peer.name) == 1:  # this one; the next will ask this itself
+                    await self._parts.fall_silent(peer)
         except AnubisError as error:
-            event(logging.WARNING, "not_silent", peer=name, reason=error.message)
+            event(logging.WARNING, "not_silent", peer=peer.name, reason=error.message)
 
     async def _carry_out(self, accepted: Accepted) -> Reply:
         request = accepted.request
