@@ -1,0 +1,300 @@
+"""What was recorded, forged or garbled has no effect, whenever and in whatever order it comes.
+
+The attacker is xena itself, an authorized peer, or whoever has stolen its control key: datagrams
+come from its control address, through its tunnel.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from anubis.lab.lab import Lab
+from anubis.lab.observe import wait_until
+from tests.lab.caller import YEAR, Caller, Tap
+from tests.lab.hostile import (
+    LogMark,
+    anubis,
+    control_address,
+    differences,
+    has_peer,
+    new_tunnel,
+    public_key,
+    state,
+    take_down,
+)
+
+VERBS = ("up", "down", "renew", "status", "gone")
+# Runs the daemon with a clock that is wrong by what a file says, in seconds.
+WRONG_CLOCK = """
+import sys, time
+from pathlib import Path
+right, error = time.time_ns, Path(sys.argv[1])
+time.time_ns = lambda: right() + int(error.read_text()) * 10**9
+sys.argv[:] = ["anubis", "daemon"]
+from anubis.cli import main
+main()
+"""
+SEED = 4297  # of every shuffle and mutation: a failure can be repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What passed the control plane: requests of xena and replies of jacinth, in order."""
+
+    requests: tuple[bytes, ...]
+    replies: tuple[bytes, ...]
+
+
+@pytest.fixture
+def xena(lab: Lab) -> Iterator[Caller]:
+    """Speak as xena, through a tunnel that stands whatever was restarted before."""
+    new_tunnel(lab, "xena", "jacinth")
+    with Caller(lab, "xena") as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def recording(lab: Lab) -> Recording:
+    """Record genuine exchanges: of the daemon, with right and wrong clocks, of every verb."""
+    with Tap(lab, "jacinth") as tap, Caller(lab, "xena") as xena:
+        for verb in ("up", "up", "down", "up", "down"):
+            assert anubis(lab, "xena", verb, "jacinth").status == 0
+        assert xena.ask("up").result == "done"
+        assert xena.ask("renew").result == "done"
+        assert xena.ask("status").up
+        assert xena.ask("gone").result == "done"
+        assert xena.ask("up", clock=-10 * YEAR).result == "done"
+        assert xena.ask("down", clock=10 * YEAR).result == "done"
+        assert xena.ask("up", suite=2).result == "done"
+        assert xena.ask("down").result == "done"
+        passed = tap.datagrams()
+    theirs = control_address(lab, "xena")
+    requests = dict.fromkeys(data for source, data in passed if source == theirs)
+    replies = dict.fromkeys(data for source, data in passed if source != theirs)
+    assert len(requests) >= 16
+    return Recording(tuple(requests), tuple(replies))
+
+
+def replay(lab: Lab, xena: Caller, recording: Recording) -> None:
+    """Send everything again, in three orders; nothing has any effect."""
+    everything = [*recording.requests, *recording.replies]
+    shuffled = random.Random(SEED).sample(everything, len(everything))
+    new_tunnel(lab, "xena", "jacinth")
+    before, mark = state(lab, "jacinth"), LogMark(lab, "jacinth")
+    for datagram in (*everything, *reversed(everything), *shuffled):
+        if datagram in recording.replies:
+            xena.send(datagram)
+            continue
+        answer = xena.send_and_open(datagram)
+        assert answer is not None
+        sealed, result = answer
+        # To what was accepted last, and only to that, the recorded reply itself may come.
+        assert result == "stale" or sealed in recording.replies, result
+    assert xena.answers() == []
+    assert differences(before, state(lab, "jacinth")) == []
+    assert not mark.matching("up")
+    assert not mark.matching("down")
+
+
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+def test_no_recorded_datagram_has_an_effect(
+    lab: Lab, xena: Caller, recording: Recording, up: bool
+) -> None:
+    """Neither at once nor after a crash or a restart of the daemon, up or down."""
+    key, mark = public_key(lab, "xena"), LogMark(lab, "jacinth")
+    if up:
+        assert anubis(lab, "xena", "up", "jacinth").status == 0
+    replay(lab, xena, recording)
+    daemon = lab.daemon("jacinth")
+    daemon.kill()
+    daemon.start()
+    assert has_peer(lab, "jacinth", key) is up
+    replay(lab, xena, recording)
+    daemon.stop()
+    daemon.start()
+    wait_until(lambda: not has_peer(lab, "jacinth", key), 5, "a clean stop ends connections")
+    replay(lab, xena, recording)
+    # A line a second of a kind is shown, and how many more there were.
+    assert len(mark.matching("refused", "peer=xena", "reason=stale")) >= 2
+    take_down(lab)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_request_from_the_near_future_is_worthless_after_a_restart(
+    lab: Lab, xena: Caller, end: str
+) -> None:
+    """An initiator whose clock is a minute ahead: what it sent is not fresh once more."""
+    answer = xena.ask("up", clock=60.0)
+    assert answer.result == "done"
+    assert xena.ask("down").result == "done"
+    before = state(lab, "jacinth")
+    daemon = lab.daemon("jacinth")
+    getattr(daemon, end)()
+    daemon.start()
+    new_tunnel(lab, "xena", "jacinth")
+    for request in answer.requests:
+        replied = xena.send_and_open(request)
+        assert replied is not None
+        assert replied[1] == "stale"
+    assert differences(before, state(lab, "jacinth")) == []
+
+
+@pytest.fixture
+def selen(lab: Lab) -> Iterator[Caller]:
+    """Have the phone's tunnel up, and its connection to jacinth; speak as the phone."""
+    lab.run("selen", "wg-quick", "up", "anubis", check=True)
+    with Caller(lab, "selen") as phone:
+        assert phone.ask("up").result == "done"
+        yield phone
+        assert phone.ask("down").result == "done"
+    lab.run("selen", "wg-quick", "down", "anubis", check=True)
+
+
+def test_another_s_key_opens_nothing(lab: Lab, xena: Caller, selen: Caller) -> None:
+    """A request that proves selen's production key and xena's control key is refused as such."""
+    mark = LogMark(lab, "jacinth")
+    genuine = selen.ask("renew").requests
+    before = state(lab, "jacinth")
+    with Caller(lab, "xena", key_of="selen") as thief:
+        for verb in VERBS:
+            assert thief.ask(verb).result == "key_mismatch"
+        for request in genuine:  # the very bytes that were accepted last
+            replied = thief.send_and_open(request)
+            assert replied is not None
+            assert replied[1] == "key_mismatch"
+    assert differences(before, state(lab, "jacinth")) == []
+    assert mark.matching("refused", "peer=selen", "reason=key_mismatch")
+    assert not mark.matching("up")
+    assert not mark.matching("down")
+
+
+def test_a_peer_touches_its_own_connection_only(lab: Lab, xena: Caller, selen: Caller) -> None:
+    """Whatever xena asks for is about xena; selen's connection stays as it is."""
+    key = public_key(lab, "selen")
+    for verb in ("up", "renew", "down", "gone", "status", "up", "gone"):
+        assert xena.ask(verb).result in {"done", "no_connection"}
+        assert has_peer(lab, "jacinth", key)
+    assert selen.ask("status").up
+
+
+@pytest.mark.parametrize("years", [-50, -10, 10, 400])
+def test_a_request_with_a_wrong_clock_is_accepted(lab: Lab, xena: Caller, years: int) -> None:
+    """The challenge makes up for a clock that is wrong by years, and costs one request more."""
+    for verb, up in (("up", True), ("down", False)):
+        answer = xena.ask(verb, clock=years * YEAR)
+        assert (answer.result, answer.up, len(answer.requests)) == ("done", up, 2)
+
+
+@pytest.fixture
+def set_clock(lab: Lab) -> Iterator[Callable[[str, float], None]]:
+    """Restart a daemon with a wrong clock; at the end, with the right one."""
+    wrong: set[str] = set()
+
+    def start(host: str, seconds: float) -> None:
+        wrong.add(host)
+        lab.daemon(host).stop()
+        lab.path(host, "/run/clock").write_text(str(int(seconds)))
+        daemon = (sys.executable, "-c", WRONG_CLOCK, "/run/clock", "anubis", "daemon")
+        with lab.state.log(host).open("ab") as log:
+            subprocess.run(
+                lab.command(host, "setsid", "--fork", *daemon),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+        lab.daemon(host).await_ready()
+
+    yield start
+    for host in wrong:
+        lab.daemon(host).stop()
+        lab.daemon(host).start()
+
+
+@pytest.mark.parametrize("host", ["xena", "jacinth"])
+@pytest.mark.parametrize("years", [-40, 10])
+def test_a_daemon_with_a_wrong_clock_works(
+    lab: Lab, set_clock: Callable[[str, float], None], host: str, years: int
+) -> None:
+    """A real daemon whose host has no idea of the year brings connections up and down."""
+    set_clock(host, years * YEAR)
+    new_tunnel(lab, "xena", "jacinth")
+    for verb in ("up", "down"):
+        run = anubis(lab, "xena", verb, "jacinth")
+        assert (run.status, run.stderr) == (0, "")
+    assert not has_peer(lab, "jacinth", public_key(lab, "xena"))
+
+
+def test_a_clock_that_is_set_right_makes_nothing_fresh(
+    lab: Lab, xena: Caller, set_clock: Callable[[str, float], None]
+) -> None:
+    """A host without a battery starts in the past, without watermarks; then the clock is set."""
+    recorded = xena.ask("up").requests
+    assert xena.ask("down").result == "done"
+    lab.daemon("jacinth").stop()
+    lab.path("jacinth", "/run/anubis/state.json").unlink()
+    lab.daemon("jacinth").start()
+    set_clock("jacinth", -10 * YEAR)
+    lab.path("jacinth", "/run/anubis/state.json").unlink()
+    lab.path("jacinth", "/run/clock").write_text("0")
+    new_tunnel(lab, "xena", "jacinth")
+    for request in recorded:
+        replied = xena.send_and_open(request)
+        assert replied is not None
+        assert replied[1] == "stale"
+    assert not has_peer(lab, "jacinth", public_key(lab, "xena"))
+
+
+def garbled(genuine: bytes, dice: random.Random) -> list[bytes]:
+    """Return every way to spoil a datagram that we can think of, and many that chance finds."""
+    found = [genuine[:length] for length in range(len(genuine))]
+    found += [genuine + bytes(length) for length in (1, 16, 1232 - len(genuine), 1400)]
+    for offset in range(len(genuine)):
+        for value in {genuine[offset] ^ 1 << bit for bit in range(8)}:
+            spoilt = bytearray(genuine)
+            spoilt[offset] = value
+            found.append(bytes(spoilt))
+    found += [dice.randbytes(dice.randrange(0, 1400)) for _ in range(200)]
+    found += [genuine[:2] + dice.randbytes(dice.randrange(106, 1230)) for _ in range(200)]
+    return found
+
+
+def test_garbage_is_met_with_silence(lab: Lab, xena: Caller) -> None:
+    """Unknown, cut and changed datagrams: no answer, no effect, a bounded log, a healthy daemon."""
+    before, mark = state(lab, "jacinth"), LogMark(lab, "jacinth")
+    begin = time.monotonic()
+    memory = resident(lab)
+    genuine = xena.request("up")
+    spoilt = garbled(genuine, random.Random(SEED))
+    for number, datagram in enumerate(spoilt):
+        xena.send(datagram)
+        if number % 64 == 0:  # keeps in step: the socket's buffer must not overflow
+            assert xena.ask("status").result == "done"
+    assert xena.ask("status").result == "done"
+    assert xena.answers() == []
+    assert differences(before, state(lab, "jacinth")) == []
+    assert anubis(lab, "jacinth", "status").status == 0
+    assert resident(lab) < memory + 8192
+    seconds = time.monotonic() - begin
+    for reason in ("bad_size", "unknown_version", "unknown_type", "unknown_suite",
+                   "reserved_bits", "unknown_sender", "not_authentic"):  # fmt: skip
+        shown = mark.matching("dropped", f"reason={reason}")
+        assert 1 <= len(shown) <= seconds + 1, reason
+    assert len(spoilt) > 1000
+
+
+def resident(lab: Lab) -> int:
+    """Return how much memory jacinth's daemon has, in KiB."""
+    process = lab.daemon("jacinth").process
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found is not None
+    return int(found[1])
