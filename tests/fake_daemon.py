@@ -1,8 +1,9 @@
 """A daemon for tests: the real API over a real socket, with operations that follow a script.
 
-What happens is told by the connection's name, so a test reads without looking here much:
-`jacinth` works, `surya` was up already and cannot be told to go down, `selen` refuses, `leaf` does
-not answer, `broken` fails on this host, `buggy` meets a bug, `slow` waits until it is cancelled, `xena` is down already.
+What happens is told by the connection's name, so a test reads without looking here much: `jacinth`
+works, `surya` was up already and cannot be told to go down, `selen` refuses, `leaf` does not
+answer, `broken` fails on this host, `buggy` meets a bug, `slow` waits until it is cancelled,
+`xena` is down already.
 """
 
 from __future__ import annotations
