@@ -13,7 +13,9 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 # Network namespaces are root's business.
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test check lock clean system
+PREFIX ?= /opt/anubis
+
+.PHONY: help demo test check install lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -29,13 +31,27 @@ check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The versions of the lock, without the tools of development.
+install: system  ## on this host: /opt/anubis, the commands in /usr/bin, the systemd unit
+	@$(PYTHON) -c 'import os, sys; sys.exit(os.geteuid() and "error: run make install as root")'
+	@$(PYTHON) -m venv --clear $(PREFIX)
+	@sed -n 's/^\([A-Za-z0-9_.-]*==[^ ;]*\).*/\1/p' requirements.lock > $(PREFIX)/constraints.txt
+	@$(PREFIX)/bin/pip install --quiet --disable-pip-version-check \
+		--constraint $(PREFIX)/constraints.txt .
+	@rm -rf build
+	@ln -sf $(PREFIX)/bin/anubis $(PREFIX)/bin/anubisd /usr/bin/
+	@install -m 644 systemd/anubis.service /etc/systemd/system/anubis.service
+	@install -m 644 systemd/anubis.sysusers /usr/lib/sysusers.d/anubis.conf
+	@systemd-sysusers anubis.conf
+	@echo "installed in $(PREFIX); next: anubis init"
+
 lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra dev --allow-unsafe --strip-extras \
 		--no-header --no-annotate --no-emit-options --output-file $(VENV)/new.lock pyproject.toml
 	grep -E '^([A-Za-z0-9]|    --hash=)' $(VENV)/new.lock > requirements.lock
 
 clean:  ## remove what make has made
-	$(ROOT) rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	$(ROOT) find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system:

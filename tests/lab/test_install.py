@@ -1,0 +1,48 @@
+"""`make install` gives a host all that the README's quick start then uses."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# The machine's own directories stay as they are: what is written goes into a layer that vanishes.
+SCRIPT = """\
+set -e
+mount -t tmpfs tmpfs /mnt
+for directory in opt usr etc; do
+    mkdir -p /mnt/$directory/upper /mnt/$directory/work
+    layers=lowerdir=/$directory,upperdir=/mnt/$directory/upper,workdir=/mnt/$directory/work
+    mount -t overlay overlay -o $layers /$directory
+done
+make --silent install
+cd /
+getent group anubis
+systemd-analyze verify anubis.service
+anubis --version
+anubis init --name house
+anubis check
+/opt/anubis/bin/python -c 'import pytest' 2>/dev/null && echo "pytest is there" || true
+"""
+
+
+@pytest.mark.timeout(300)
+def test_make_install() -> None:
+    """Commands, unit and group are there, the files can be made, and no tool of development is."""
+    result = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "bash", "-c", SCRIPT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "installed in /opt/anubis; next: anubis init" in result.stdout
+    assert "\nanubis:x:" in result.stdout
+    assert "\nanubis 0.1.0\n" in result.stdout
+    assert "wrote /etc/anubis/control.key" in result.stdout
+    assert "pytest is there" not in result.stdout
+    assert not Path("/opt/anubis").exists()
