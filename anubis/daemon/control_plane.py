@@ -87,9 +87,24 @@ class ControlPlane:
             "control",
             control_plane_state(self._config.interface, self.addresses.routable, table),
         )
-        changes = tuple(resident(peer) for peer in peers)
-        await self._interface.configure(DeviceChange(replace_peers=True, peers=changes))
+        await self._admit(peers)
         await self._courier.open(self._config.interface, self.addresses.routable, on_request)
+
+    async def _admit(self, peers: Iterable[AuthorizedPeer]) -> None:
+        """Let these peers in and no others; who was in before a crash keeps session and endpoint.
+
+        Without them we could not reach a peer behind NAT until it speaks, and it would send into a
+        session that only it knows for 15 s.
+        """
+        before = {peer.public_key for peer in (await self._interface.device()).peers}
+        wanted = [resident(peer) for peer in peers]
+        changes = [
+            replace(change, endpoint=None) if change.public_key in before else change
+            for change in wanted
+        ]
+        gone = before - {change.public_key for change in wanted}
+        changes += [PeerChange(key, remove=True) for key in gone]
+        await self._interface.configure(DeviceChange(peers=tuple(changes)))
 
     async def stop(self) -> None:
         """Close the socket and remove the interface; the confinement goes last."""
@@ -171,8 +186,6 @@ class ControlPlane:
             self._courier.finish(exchange, peer.control.routable)
             await asyncio.gather(watch, return_exceptions=True)
         if isinstance(outcome, NoReply):
-            if not contact.ready.is_set():
-                await road.forget()
             raise _no_answer(peer, contact, outcome)
         contact.reach(road.endpoint)
         return outcome

@@ -30,7 +30,7 @@ from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
 from anubis.errors import LocalFailure
 from anubis.files.authorized_peers import HostFiles, load_host
-from anubis.gatekeeper import Gatekeeper
+from anubis.gatekeeper import Gatekeeper, Role
 from anubis.network.apply import Network
 from anubis.network.state import NetworkState
 from anubis.protocol.channel import Keyring
@@ -163,8 +163,9 @@ class Daemon:
                 table=self._config.production.table,
                 on_request=self._responding.on_request,
             )
-        for peer in self._gatekeeper.up_peers():
-            await self.control.keep_alive(peer, on=True)
+        for connection in self._gatekeeper:
+            if connection.role is Role.INITIATOR:
+                await self.control.keep_alive(self._gatekeeper.peer(connection.name), on=True)
         self.save()
         await self._api.start()
 
