@@ -215,4 +215,6 @@ class Attempt:
             except AnubisError as error:
                 event(logging.WARNING, "undo_not_told", connection=peer.name, reason=error.message)
         await self.parts.end(peer)
+        # With the session goes a request that nobody answered: WireGuard would keep it for a later
+        # handshake, and it would still be carried out.
         await self.parts.fall_silent(peer)

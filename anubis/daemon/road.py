@@ -123,10 +123,7 @@ class Road:
         event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
 
     async def forget(self) -> None:
-        """Make the peer anew, without the requests that WireGuard keeps for its next handshake.
-
-        It keeps them for 90 s: one that was given up by then would still be carried out.
-        """
+        """Make the peer anew, without what WireGuard keeps for its next handshake."""
         change = replace(
             resident(self._peer, endpoint=self.endpoint),
             replace=True,

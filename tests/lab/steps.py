@@ -22,6 +22,7 @@ from typing import Self
 
 from anubis.client import Client
 from anubis.errors import LocalFailure
+from anubis.events import Step
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
 
@@ -57,6 +58,7 @@ AUTHORIZED_PEERS = "/etc/anubis/authorized_peers"
 _REPLY = re.compile(rb"^\[(\d+\.\d+)\] \d+ bytes from .* icmp_seq=(\d+) .* time=([\d.]+) ms$", re.M)
 _REPLY_SECONDS = 10
 _SETTLED_SECONDS = 2.0
+_UNDONE_SECONDS = 3.0
 _AFTERWARDS = 10  # replies that show that a way still serves
 
 
@@ -192,12 +194,40 @@ def blocked(lab: Lab, match: str) -> AbstractContextManager[None]:
     )
 
 
-def hang_up(lab: Lab, host: str, call: str, seconds: float) -> None:
-    """Make a change, such as "jacinth/up", and leave after so long, whatever was heard by then."""
+class _LeaveError(BaseException):
+    """The caller leaves, as by Ctrl-C."""
+
+
+def hang_up(lab: Lab, host: str, call: str, at: float | str) -> None:
+    """Make a change, such as "jacinth/up", and leave after some seconds, or at a step.
+
+    Returns when the daemon has done with it; a call that it never read leaves no trace to wait for.
+    """
+    name, verb = call.split("/")
+    daemon, words = lab.daemon(host), f" call={verb} connection={name} "
+    known = daemon.log.count(words)
+    if isinstance(at, str):
+        _leave_at_step(client(lab, host), name, verb, at)
+    else:
+        _leave_after(client(lab, host).path, call, at)
+    with suppress(LocalFailure):
+        wait_until(lambda: daemon.log.count(words) > known, _UNDONE_SECONDS, f"{call} has ended")
+
+
+def _leave_at_step(there: Client, name: str, verb: str, at: str) -> None:
+    def listen(heard: Step) -> None:
+        if heard.step == at:
+            raise _LeaveError
+
+    with suppress(_LeaveError):
+        {"up": there.up, "switch": there.switch}[verb](name, None, 10.0, listen)
+
+
+def _leave_after(path: str, call: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     request = f"POST /v1/connections/{call} HTTP/1.1\r\nHost: anubis\r\nContent-Length: 0\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as caller, suppress(TimeoutError):
-        caller.connect(client(lab, host).path)
+        caller.connect(path)
         caller.sendall(request.encode())
         while (left := deadline - time.monotonic()) > 0:
             caller.settimeout(left)

@@ -410,18 +410,19 @@ def test_the_group_may_and_others_may_not(lab: Lab) -> None:
     assert lab.run("xena", *member, "down", "jacinth").returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["up", "down"])
-def test_a_caller_who_leaves_never_leaves_half_a_connection(lab: Lab, verb: str) -> None:
-    """Whenever the caller goes, both ends agree afterwards; a change that was heard of is whole."""
-    xena = client(lab, "xena")
-    for moment in range(0, 40, 5):
+@pytest.mark.parametrize(("verb", "pause"), [("up", 2), ("down", 4)])
+def test_a_caller_who_leaves_never_leaves_half_a_connection(
+    lab: Lab, verb: str, pause: int
+) -> None:
+    """Whenever the caller goes, both ends agree afterwards on whether it is up."""
+    xena, jacinth = client(lab, "xena"), client(lab, "jacinth")
+    for moment in range(0, 40, pause):
         if verb == "down":
             xena.up("jacinth")
         hang_up(lab, "xena", f"jacinth/{verb}", moment / 1000)
-        # Another call about the same connection waits until the one before has been undone.
-        here = xena.down("jacinth", 5.0).result
-        there = client(lab, "jacinth").status("xena")[0].state
-        assert there == "down", f"after {moment} ms; xena's side was {here}"
+        states = (xena.status("jacinth")[0].state, jacinth.status("xena")[0].state)
+        assert states in {("up", "up"), ("down", "down")}, f"after {moment} ms"
+        xena.down("jacinth")
 
 
 def test_a_request_that_was_given_up_is_not_carried_out_later(lab: Lab) -> None:
@@ -429,20 +430,17 @@ def test_a_request_that_was_given_up_is_not_carried_out_later(lab: Lab) -> None:
     # No session of an earlier test: the request has to wait for a handshake.
     lab.daemon("xena").stop()
     lab.daemon("xena").start()
-    known = lab.daemon("jacinth").log.count("up connection=xena")
     with blocked(lab, "udp dport 4297"):
-        anubis(lab, "xena", "up", "jacinth", "--timeout", "1.5s", status=3)
+        given_up = ("up", "jacinth", "--timeout", "1.5s", "--lease", "97m")
+        anubis(lab, "xena", *given_up, status=3)
     key = stanza_key(lab, "xena", "jacinth", "ControlPublicKey")
     lab.run("xena", "wg", "set", "anubis0", "peer", key, "persistent-keepalive", "1", check=True)
-    wait_until(
-        lambda: f"{key}\t0\n" not in lab.run("xena", "wg", "show", "anubis0",
-                                             "latest-handshakes").stdout,
-        10, "the control plane stands",
-    )  # fmt: skip
-    lab.run("xena", "wg", "set", "anubis0", "peer", key, "persistent-keepalive", "0", check=True)
+    never = f"{key}\t0\n"
+    shown = ("wg", "show", "anubis0", "latest-handshakes")
+    wait_until(lambda: never not in lab.run("xena", *shown).stdout, 10, "the control plane stands")
     # It would have gone out ahead of this one.
     anubis(lab, "xena", "up", "jacinth")
-    assert lab.daemon("jacinth").log.count("up connection=xena") == known + 1
+    assert f"lease={97 * 60}" not in lab.daemon("jacinth").log
 
 
 def test_a_responder_that_cannot_install_rolls_back(lab: Lab, before: dict[str, str]) -> None:
