@@ -6,10 +6,10 @@ claims.
 
 from __future__ import annotations
 
-import difflib
 import json
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,9 +67,12 @@ def anubis(lab: Lab, host: str, *argv: str, timeout: float = 60.0) -> Run:
 
 
 def differences(before: str, after: str) -> list[str]:
-    """Return the lines that came ("+ ") and went ("- ")."""
-    compared = difflib.ndiff(before.splitlines(), after.splitlines())
-    return [line for line in compared if line[:2] in {"+ ", "- "}]
+    """Return the lines that came ("+") and went ("-").
+
+    Their order tells only in which order interfaces were made.
+    """
+    old, new = Counter(before.splitlines()), Counter(after.splitlines())
+    return [f"-{line}" for line in old - new] + [f"+{line}" for line in new - old]
 
 
 def state(lab: Lab, host: str) -> str:
