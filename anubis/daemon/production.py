@@ -165,15 +165,17 @@ class Production:
             before = dict(self._committed)
             self._committed[entry.name] = entry
             try:
+                await self._fit_mtu()
+                routes = await self._apply()
+                # Last: from here on what still comes by a rival's way is dropped.
                 change = _change(entry, endpoint, entry.allowed_ips)
                 await self._interface.configure(DeviceChange(peers=(change,)))
                 await self._verify(entry)
-                await self._fit_mtu()
-                return await self._apply()
             except BaseException:
                 self._committed = before
                 await asyncio.shield(self._put_back(device, entry))
                 raise
+            return routes
 
     async def remove(self, entry: AuthorizedPeer) -> None:
         """Remove the peer, then its routes: not a packet leaves by another way meanwhile."""
