@@ -74,13 +74,17 @@ class Answer:
 class Caller:
     """Sends from the control address of `host` to the service port of `to`.
 
-    `key_of` tells with whose production key requests are sealed.
+    `key_of` tells with whose production key requests are sealed. A `patient` caller leaves its
+    tunnel to WireGuard.
     """
 
-    def __init__(self, lab: Lab, host: str, to: str = "jacinth", key_of: str = "") -> None:
+    def __init__(
+        self, lab: Lab, host: str, to: str = "jacinth", key_of: str = "", *, patient: bool = False
+    ) -> None:
         self.keyring = Keyring(PrivateKey.from_base64(private_key(lab, key_of or host)))
         self.peer = PublicKey.from_base64(public_key(lab, to))
         self._address = (control_address(lab, to), SERVICE_PORT)
+        self._patient = patient
         self._revive = partial(new_tunnel, lab, host, to)
         with inside(lab, host):
             self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -124,7 +128,7 @@ class Caller:
         requests: dict[bytes, None] = {}
         revive_at = time.monotonic() + _SILENCE
         while initiator.outcome is None:
-            if time.monotonic() > revive_at:
+            if not self._patient and time.monotonic() > revive_at:
                 self._revive()
                 datagram = initiator.again(time.monotonic())
                 revive_at = time.monotonic() + _SILENCE

@@ -19,7 +19,7 @@ import pytest
 
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
-from tests.lab.caller import inside
+from tests.lab.caller import Caller, inside
 from tests.lab.hostile import (
     LogMark,
     anubis,
@@ -435,3 +435,20 @@ def test_a_killed_daemon_loses_no_tunnel(lab: Lab, host: str) -> None:
     peer = "jacinth" if host == "xena" else "xena"
     assert {each["name"]: each["state"] for each in shown}[peer] == "up"
     assert anubis(lab, "xena", "down", "jacinth", "--json").result == "done"
+
+
+@pytest.mark.xfail(reason="the responder forgets the session, and plain WireGuard waits 15 s")
+def test_plain_wireguard_is_heard_again_at_once(lab: Lab) -> None:
+    """A phone that has taken its connection down can bring it up again at once.
+
+    Nothing but WireGuard runs there: nobody repairs its tunnel if this end has forgotten it.
+    """
+    lab.run("selen", "wg-quick", "up", "anubis", check=True)
+    try:
+        with Caller(lab, "selen", patient=True) as phone:
+            for verb in ("up", "down", "up", "down"):
+                assert phone.ask(verb, seconds=5).result == "done"
+                # As long as it takes somebody to see that it is done, and to change their mind.
+                assert anubis(lab, "jacinth", "status").status == 0
+    finally:
+        lab.run("selen", "wg-quick", "down", "anubis", check=True)

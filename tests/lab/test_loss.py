@@ -152,3 +152,20 @@ def test_a_bad_internet(lab: Lab) -> None:
     with bad_internet(lab, "ip protocol udp udp dport { 4296, 4297 }"), doubling_inside(lab):
         tally = play(lab, 5)
     assert tally.share >= 0.8, f"{tally}: {tally.late}"
+
+
+@pytest.mark.parametrize("port", [4297, 4296], ids=["control", "production"])
+def test_two_lost_handshakes_cost_two_seconds(lab: Lab, port: int) -> None:
+    """WireGuard alone would try again after 5 s and after 10 s."""
+    # An initiation is a datagram of 176 bytes; two of them are let into the quota and dropped.
+    chain = f"""chain lose {{
+        type filter hook ingress device "hotel.0" priority 0; policy accept;
+        udp dport {port} udp length 156 quota 400 bytes counter drop
+    }}"""
+    with nft_table(lab, ROUTER, "netdev lost", chain):
+        run = anubis(lab, "xena", "up", "jacinth", "--json")
+        shown = lab.run(ROUTER, "nft", "list", "table", "netdev", "lost", check=True).stdout
+    assert "counter packets 2 " in shown
+    assert run.status == 0, run.stderr
+    assert run.seconds < 4.5
+    assert anubis(lab, "xena", "down", "jacinth", "--json").result == "done"

@@ -128,6 +128,17 @@ def test_no_recorded_datagram_has_an_effect(
     take_down(lab)
 
 
+def test_a_repeat_gets_the_reply_that_was_lost(lab: Lab, xena: Caller) -> None:
+    """The request accepted last is answered with the same bytes as before, and done once."""
+    mark = LogMark(lab, "jacinth")
+    request = xena.ask("up").requests[-1]
+    replies = {xena.send_and_open(request) for _ in range(5)}
+    assert [each[1] for each in replies if each] == ["done"]
+    assert len(mark.matching("up")) == 1
+    assert not mark.matching("refused")
+    assert xena.ask("down").result == "done"
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_request_from_the_near_future_is_worthless_after_a_restart(
     lab: Lab, xena: Caller, end: str
