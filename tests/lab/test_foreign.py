@@ -144,6 +144,7 @@ def test_permanent_peers_do_not_notice_any_number_of_ups_and_downs(lab: Lab, by_
     assert "mtu 1400 " in lab.run("xena", "ip", "link", "show", "wg0").stdout
 
 
+@pytest.mark.parametrize("by_hand", ["0x1234"], indirect=True)
 def test_without_an_answer_the_far_end_is_told_by_the_uplink(lab: Lab, by_hand: str) -> None:
     """Whose ever the mark is, the control plane's bearers do not follow the default route.
 
