@@ -104,7 +104,7 @@ class Gatekeeper:
         """Return the entry of that name. Raises UnknownConnection, with the nearest name."""
         peer = self.peers.by_name(name)
         if peer is None:
-            hint = nearest(name, self.peers.names())
+            hint = nearest(name, self.peers.names()) or "anubis status lists the connections"
             raise UnknownConnection(f"no connection is called {name!r}", hint)
         return peer
 
