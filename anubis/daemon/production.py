@@ -165,12 +165,12 @@ class Production:
             before = dict(self._committed)
             self._committed[entry.name] = entry
             try:
-                await self._fit_mtu()
-                routes = await self._apply()
-                # Last: from here on what still comes by a rival's way is dropped.
+                # First: the far end may send by the new way already, which is dropped until then.
                 change = _change(entry, endpoint, entry.allowed_ips)
                 await self._interface.configure(DeviceChange(peers=(change,)))
                 await self._verify(entry)
+                await self._fit_mtu()
+                routes = await self._apply()
             except BaseException:
                 self._committed = before
                 await asyncio.shield(self._put_back(device, entry))
