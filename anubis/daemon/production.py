@@ -50,6 +50,7 @@ class Production:
     ) -> None:
         self.peers: dict[str, PublicKey] = {}  # ours on the interface, by connection
         self.borrowed_mark = False
+        self._mtu_before: int | None = None  # bytes; set while a connection is up
         self.mark = config.fwmark
         self._config = config
         self._private_key = private_key
@@ -90,8 +91,7 @@ class Production:
                     await self._remove_peer(name)
             self._committed.clear()
             await self._apply()
-            if not self._interface.made:
-                await self._return_mark()
+            await self._return_loans()
             await self._interface.remove()
 
     async def device(self) -> Device:
@@ -182,11 +182,9 @@ class Production:
         async with self._lock:
             await self._remove_peer(entry.name)
             self._committed.pop(entry.name, None)
-            if not self._interface.made and not self._committed:
-                await self._apply()
-                await self._return_mark()
-            else:
-                await self._apply()
+            await self._apply()
+            if not self._committed:
+                await self._return_loans()
             self._save()
 
     # Steps; the lock is held
@@ -261,10 +259,15 @@ class Production:
             self._save()
             await self._interface.configure(DeviceChange(fwmark=self.mark))
 
-    async def _return_mark(self) -> None:
+    async def _return_loans(self) -> None:
+        """With no connection left, give the interface back what it had before the first."""
         if self.borrowed_mark:
             await self._interface.configure(DeviceChange(fwmark=0))
             self.borrowed_mark = False
+        if self._mtu_before is not None:
+            with suppress(LocalFailure):  # an interface that is gone needs no MTU
+                await self._shares.network.set_mtu(self._config.interface, self._mtu_before)
+            self._mtu_before = None
 
     async def _fit_mtu(self) -> None:
         """Set the MTU as wg-quick does, on an interface that Anubis made."""
@@ -273,6 +276,8 @@ class Production:
             endpoints = [peer.endpoint.address for peer in device.peers if peer.endpoint]
             network = self._shares.network
             mtu = self._config.mtu or await network.bearer_mtu(endpoints, self.mark)
+            if self._mtu_before is None:
+                self._mtu_before = await network.mtu(self._config.interface)
             await network.set_mtu(self._config.interface, mtu)
 
     async def _apply(self) -> int:

@@ -23,6 +23,7 @@ from anubis.protocol.wire import Reply, Result, State, Verb
 __all__ = ["Responding"]
 
 MAX_UNDER_WAY = 64  # requests being carried out, or waiting for it, at one time
+_FAILED = "it failed here and was rolled back; see the log"
 MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
 
 
@@ -37,7 +38,6 @@ class Responding:
         self._clock = parts.clock
         self._started = parts.clock.boot()
         self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
-        self._locks: dict[str, asyncio.Lock] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._throttle = Throttle()
 
@@ -85,9 +85,11 @@ class Responding:
         except AnubisError as error:
             verb = Verb(accepted.request.verb).name.lower()
             self._log(logging.ERROR, "failed", accepted.peer, verb=verb, reason=error.message)
-            reply = self._reply(
-                accepted, Result.FAILED, "it failed here and was rolled back; see the log"
-            )
+            reply = self._reply(accepted, Result.FAILED, _FAILED)
+        except Exception:
+            # A bug. The peer is told all the same: it would ask again until its deadline.
+            logging.getLogger(__name__).exception("failed peer=%s", accepted.peer)
+            reply = self._reply(accepted, Result.FAILED, _FAILED)
         await self._deliver(accepted, self._responder.answer(accepted, reply), source, port)
 
     async def _deliver(

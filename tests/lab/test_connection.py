@@ -209,7 +209,11 @@ def test_a_default_route_takes_everything_but_what_is_near_or_thrown_out(lab: La
 
 
 def test_the_mtu_is_what_wg_quick_makes_of_it(lab: Lab) -> None:
-    """On an uplink or a route with a small MTU, wg0 has the MTU that wg-quick itself computes."""
+    """On an uplink or a route with a small MTU, wg0 has the MTU that wg-quick itself computes.
+
+    Afterwards it has the one that it had before.
+    """
+    idle = mtu(lab, "xena", "wg0")
     file = lab.path("xena", "/run/oracle.conf")
     file.touch(mode=0o600)
     file.write_text(
@@ -227,6 +231,7 @@ def test_the_mtu_is_what_wg_quick_makes_of_it(lab: Lab) -> None:
             ):
                 assert ours == mtu(lab, "xena", "oracle") < 1420
             anubis(lab, "xena", "down", "jacinth")
+            assert mtu(lab, "xena", "wg0") == idle
 
 
 def test_a_preshared_key_is_used_and_must_agree(lab: Lab, before: dict[str, str]) -> None:
