@@ -16,6 +16,7 @@ from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
+from anubis.network.plan import SERVICE_PORT
 from anubis.protocol.responder import Accepted, Answered, Dropped, Responder
 from anubis.protocol.tai64n import NANOSECONDS
 from anubis.protocol.wire import Reply, Result, State, Verb
@@ -95,12 +96,14 @@ class Responding:
     async def _deliver(
         self, accepted: Accepted, datagram: bytes, source: IPv6Address, port: int
     ) -> None:
-        """Send a reply; leave no session with a peer that then has nothing up.
+        """Send a reply; leave no session with a daemon that then has nothing up.
 
-        Should the reply be lost, its repeat begins with a handshake.
+        A daemon, which is known by its port, makes its end anew as well; should the reply be lost,
+        it begins with a handshake. Where only WireGuard runs, on a phone, nobody would: it would
+        send into the session that is forgotten here for 15 s.
         """
         peer = self._gatekeeper.peer(accepted.peer)
-        is_last = self._gatekeeper.connection(peer.name) is None
+        is_last = port == SERVICE_PORT and self._gatekeeper.connection(peer.name) is None
         try:
             sent = await self._parts.control.bytes_sent(peer) if is_last else 0
             self._send(datagram, source, port)

@@ -326,7 +326,8 @@ def test_a_scan_of_all_ports_finds_the_service_port_only(lab: Lab, attack: Attac
         # The tunnel stands, and is kept while a connection is up.
         assert anubis(lab, "xena", "up", "jacinth").status == 0
         stack.enter_context(widened(lab, attacker, victim))
-        stack.enter_context(nft_table(lab, victim, "inet watch", WATCH))
+        for host in (attacker, victim):
+            stack.enter_context(nft_table(lab, host, "inet watch", WATCH))
         stack.enter_context(nft_table(lab, "leaf", "inet watch", WATCH.replace("anubis0", "house")))
         for target in targets.keys() - set(four):
             for protocol in (TCP, UDP):
@@ -347,6 +348,7 @@ def test_a_scan_of_all_ports_finds_the_service_port_only(lab: Lab, attack: Attac
         counters, reached = counted(lab, victim)
         assert reached == {("tcp", SERVICE_PORT), ("udp", SERVICE_PORT)}
         assert counters["forward"] == 0
+        assert counted(lab, attacker)[0]["others"] == 0, "more than the service answers"
         assert counted(lab, "leaf") == ({"input": 0, "forward": 0, "others": 0}, set())
         assert set().union(*(each.reached() for each in listeners)) <= {("tcp", SERVICE_PORT)}
     assert anubis(lab, "xena", "down", "jacinth", "--json").result == "done"  # serves as before
