@@ -329,12 +329,11 @@ class Production:
 def _change(
     entry: AuthorizedPeer,
     endpoint: Endpoint | None,
-    allowed_ips: frozenset[IPNetwork] | None = frozenset(),
+    allowed_ips: frozenset[IPNetwork] = frozenset(),
 ) -> PeerChange:
     return PeerChange(
         entry.public_key,
         preshared_key=entry.preshared_key,
         endpoint=endpoint,
-        persistent_keepalive=None,
         allowed_ips=allowed_ips,
     )

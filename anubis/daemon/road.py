@@ -119,17 +119,13 @@ class Road:
             self._endpoints = await resolve(self._peer.control_endpoint)
         if self._endpoints:
             self.endpoint = self._endpoints[self._kicks % len(self._endpoints)]
-        await self.forget()
-        event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
-
-    async def forget(self) -> None:
-        """Make the peer anew, without what WireGuard keeps for its next handshake."""
         change = replace(
             resident(self._peer, endpoint=self.endpoint),
             replace=True,
             persistent_keepalive=self._keepalive,
         )
         await self._interface.configure(DeviceChange(peers=(change,)))
+        event(logging.DEBUG, "control_retry", peer=self._peer.name, endpoint=self.endpoint)
 
     async def _look(self) -> Peer | None:
         return (await self._interface.device()).peer(self._peer.control_public_key)
