@@ -16,7 +16,6 @@ import pytest
 from anubis.lab.lab import Lab
 from anubis.lab.scene import scene
 from anubis.lab.topology import Topology
-from tests.lab.steps import end_all, left_over, states
 
 MakeLab = Callable[[Topology], Lab]
 
@@ -53,20 +52,6 @@ def lab(make_lab: MakeLab) -> Lab:
 def quiet_lab(make_lab: MakeLab) -> Lab:
     """Bring up the scene without daemons."""
     return make_lab(scene().without_daemons())
-
-
-@pytest.fixture(scope="module")
-def before(lab: Lab) -> dict[str, str]:
-    """Return the state of every host that takes part, while nothing is up."""
-    return states(lab)
-
-
-@pytest.fixture
-def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
-    """See after each test that nothing is left of it, at any end."""
-    yield
-    end_all(lab)
-    assert left_over(lab, before) == []
 
 
 @pytest.fixture
