@@ -3,10 +3,10 @@
 Owns the two sockets, the filter and the merging of bursts. Refuses to know what is wanted and what
 to do about a change: a notice says which kind of thing to look at, never what it is like now.
 
-Sockets of our own, not pyroute2's: its decoder takes a fifth of a millisecond for a message, which
-a router with a full BGP table gets by the thousand. Here the kernel itself drops foreign routes (a
-classic BPF program, before they take room in the socket), and of the rest only fixed fields are
-read, or the bytes of a name looked for. A false alarm costs its reader one look.
+Sockets of our own, not pyroute2's: its decoder took 30 us for a foreign route where this one takes
+2, and a router with a full BGP table changes thousands a second. So the kernel itself drops foreign
+routes (a classic BPF program, before they take room in the socket), and of the rest only fixed
+fields are read, or the bytes of a name looked for. A false alarm costs its reader one look.
 """
 
 from __future__ import annotations
