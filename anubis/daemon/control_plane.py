@@ -125,6 +125,15 @@ class ControlPlane:
         )
         await self._interface.configure(DeviceChange(peers=(change,)))
 
+    def is_asking(self, peer: AuthorizedPeer) -> bool:
+        """Tell whether a request of ours to a peer is under way."""
+        return self._courier.is_waiting_for(peer.control.routable)
+
+    async def has_session(self, peer: AuthorizedPeer) -> bool:
+        """Tell whether a peer has shaken hands since it was made."""
+        seen = (await self._interface.device()).peer(peer.control_public_key)
+        return seen is not None and seen.last_handshake > 0
+
     async def bytes_sent(self, peer: AuthorizedPeer) -> int:
         """Return how many bytes WireGuard has sent to a peer since it was made."""
         seen = (await self._interface.device()).peer(peer.control_public_key)

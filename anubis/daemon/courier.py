@@ -108,6 +108,10 @@ class Courier(asyncio.DatagramProtocol):
         if not waiting:
             self._exchanges.pop(address, None)
 
+    def is_waiting_for(self, address: IPv6Address) -> bool:
+        """Tell whether an exchange with the host at this control address is under way."""
+        return address in self._exchanges
+
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Hand a reply to its exchange, anything else to the responder."""
         source = IPv6Address(str(addr[0]).partition("%")[0])

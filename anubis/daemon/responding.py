@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
+from anubis.daemon.silence import Silence
 from anubis.errors import AnubisError
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
@@ -41,12 +42,16 @@ class Responding:
         self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._throttle = Throttle()
+        self._silence = Silence(parts)
 
     def on_request(self, datagram: bytes, source: IPv6Address, port: int) -> None:
         """Take in a datagram; anything slow becomes a task."""
         now_ns = self._clock.unix_ns()
         running_ns = int((self._clock.boot() - self._started) * NANOSECONDS)
-        match self._responder.receive(datagram, source, now_ns, running_ns):
+        outcome = self._responder.receive(datagram, source, now_ns, running_ns)
+        if outcome.peer is not None and port == SERVICE_PORT:
+            self._silence.heard(self._gatekeeper.peer(outcome.peer))
+        match outcome:
             case Dropped(reason, peer):
                 self._log_drop(reason, peer, source)
             case Answered(datagram=answer, peer=peer, result=result, repeat=repeat):
@@ -71,6 +76,7 @@ class Responding:
 
     async def stop(self) -> None:
         """Let requests under way finish."""
+        self._silence.stop()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=2.0)
 

@@ -25,6 +25,7 @@ __all__ = ["Contact", "Road", "resident"]
 
 SESSION_SECONDS = 120.0  # REKEY_AFTER_TIME of the WireGuard paper: younger sessions need no shake
 KICK_INTERVAL = 1.0  # seconds without a handshake, after which WireGuard is made to start anew
+ANSWER_SECONDS = 4.0  # without an answer over a new tunnel: the far end may have forgotten it
 _POLL_FIRST = 0.002  # seconds
 _POLL_LAST = 0.05  # seconds
 
@@ -86,10 +87,10 @@ class Road:
             )
 
     async def watch(self, contact: Contact, exchange: Exchange) -> None:
-        """Tell when the tunnel stands; while it does not, make WireGuard try again and again.
+        """Tell when the tunnel stands; until an answer comes, make WireGuard try again and again.
 
-        WireGuard itself repeats a lost handshake only after 5 s; a peer that is made anew begins
-        at once.
+        WireGuard itself repeats a lost handshake only after 5 s, and gives up a session that the
+        far end has forgotten only after 15 s; a peer that is made anew begins at once.
         """
         loop = asyncio.get_running_loop()
         before = await self._look()
@@ -105,7 +106,8 @@ class Road:
             if seen is not None and seen.last_handshake > last:
                 self.endpoint = seen.endpoint
                 contact.reach(seen.endpoint)
-                return
+                last = seen.last_handshake
+                kick_at = loop.time() + ANSWER_SECONDS
             if loop.time() >= kick_at:
                 await self._kick()
                 exchange.resend()

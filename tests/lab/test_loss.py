@@ -7,11 +7,14 @@ throws doubled bearer packets away, so the datagrams inside the tunnel are doubl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
+from anubis.daemon.silence import QUIET_SECONDS
+from anubis.errors import LocalFailure
 from anubis.lab.entry import ROUTER
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
@@ -27,6 +30,7 @@ from tests.lab.hostile import (
 
 TIMEOUT = 20.0  # seconds that a command may take
 GRACE = 6.0  # seconds for undoing, and for starting Python on a busy machine
+SETTLED = 2 * QUIET_SECONDS  # seconds until a word that came late is forgotten
 PERCENT = 30
 CONTROL = "udp dport 4297"  # to jacinth's control plane; answers have it as their source port
 
@@ -135,11 +139,17 @@ def play(lab: Lab, rounds: int) -> Tally:
 
 @pytest.fixture(autouse=True)
 def _unchanged(lab: Lab) -> Iterator[None]:
-    """After all that, both ends are byte for byte what they were."""
+    """After all that, both ends are byte for byte what they were, once nobody speaks any more."""
     before = {host: snapshot(lab, host) for host in ("xena", "jacinth")}
     yield
     for host, text in before.items():
+        with suppress(LocalFailure):
+            wait_until(partial(_is_as, lab, host, text), SETTLED, "all is as before")
         assert differences(text, snapshot(lab, host)) == []
+
+
+def _is_as(lab: Lab, host: str, text: str) -> bool:
+    return not differences(text, snapshot(lab, host))
 
 
 def test_a_bad_control_plane(lab: Lab) -> None:
@@ -171,3 +181,17 @@ def test_two_lost_handshakes_cost_two_seconds(lab: Lab, port: int) -> None:
     assert run.status == 0, run.stderr
     assert run.seconds < 4.5
     assert anubis(lab, "xena", "down", "jacinth", "--json").result == "done"
+
+
+def test_a_lost_last_reply_leaves_no_session(lab: Lab) -> None:
+    """Jacinth has forgotten the laptop by the time it asks again, and forgets it once more."""
+    assert anubis(lab, "xena", "up", "jacinth", "--json").status == 0
+    chain = """chain output {
+        type filter hook output priority 0; policy accept;
+        oifname "anubis0" udp sport 4298 quota 300 bytes counter drop
+    }"""
+    with nft_table(lab, "jacinth", "ip6 lost", chain):
+        run = anubis(lab, "xena", "down", "jacinth", "--json")
+        shown = lab.run("jacinth", "nft", "list", "table", "ip6", "lost", check=True).stdout
+    assert "counter packets 0 " not in shown
+    assert (run.status, run.result) == (0, "done"), run.stderr
