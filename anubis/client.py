@@ -62,13 +62,17 @@ class Client:
         lease_seconds: int | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT,
         on_step: Callable[[Step], None] | None = None,
+        *,
+        pinned: bool = False,
     ) -> Result:
         """Bring a connection up, and return once a production handshake was seen.
 
-        No lease leaves it to the configuration. `on_step` is called with each step as it happens.
+        No lease leaves it to the configuration. What is `pinned` is renewed, and brought up again,
+        until somebody takes it down. `on_step` is called with each step as it happens.
         Raises BadRequest, UnknownConnection, Refused, NoAnswer.
         """
-        return self._change("up", name, lease_seconds, timeout_seconds, on_step)
+        wishes = _wishes(lease_seconds, pinned=pinned)
+        return self._change("up", name, wishes, timeout_seconds, on_step)
 
     def down(
         self,
@@ -80,7 +84,7 @@ class Client:
 
         Raises BadRequest, UnknownConnection.
         """
-        return self._change("down", name, None, timeout_seconds, on_step)
+        return self._change("down", name, {}, timeout_seconds, on_step)
 
     def switch(
         self,
@@ -88,23 +92,23 @@ class Client:
         lease_seconds: int | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT,
         on_step: Callable[[Step], None] | None = None,
+        *,
+        pinned: bool = False,
     ) -> Result:
         """Bring a connection up, then those that share its routes down. Raises as `up`."""
-        return self._change("switch", name, lease_seconds, timeout_seconds, on_step)
+        wishes = _wishes(lease_seconds, pinned=pinned)
+        return self._change("switch", name, wishes, timeout_seconds, on_step)
 
     def _change(
         self,
         verb: str,
         name: str,
-        lease_seconds: int | None,
+        wishes: dict[str, float],
         timeout_seconds: float,
         on_step: Callable[[Step], None] | None,
     ) -> Result:
         path = f"/v1/connections/{check_name(name)}/{verb}"
-        wishes: dict[str, float] = {"timeout_seconds": timeout_seconds}
-        if lease_seconds is not None:
-            wishes["lease_seconds"] = lease_seconds
-        body = json.dumps(wishes).encode()
+        body = json.dumps({"timeout_seconds": timeout_seconds, **wishes}).encode()
         silence = timeout_seconds + self.timeout
         with closing(self._call("POST", path, body, silence, event_from_json)) as events:
             for event in events:
@@ -153,6 +157,12 @@ class Client:
             connection.close()
             raise _cannot_connect(self.path, error) from None
         return connection
+
+
+def _wishes(lease_seconds: int | None, *, pinned: bool) -> dict[str, float]:
+    """Return the keys of a body that are not left to the daemon."""
+    wishes: dict[str, float] = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
+    return {**wishes, "pinned": True} if pinned else wishes
 
 
 def _send(connection: socket.socket, method: str, path: str, body: bytes, timeout: float) -> None:

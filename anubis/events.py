@@ -126,6 +126,8 @@ class ConnectionStatus:
     last_handshake_seconds: float | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
+    pinned: bool = False
+    retry_seconds: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object of this connection."""
@@ -134,7 +136,7 @@ class ConnectionStatus:
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> ConnectionStatus:
         """Read the JSON object of a connection. Raises ValueError."""
-        handshake = data.get("last_handshake_seconds")
+        handshake, retry = data.get("last_handshake_seconds"), data.get("retry_seconds")
         return cls(
             name=_read(data, "name", str),
             state=_read(data, "state", str),
@@ -147,6 +149,8 @@ class ConnectionStatus:
             ),
             rx_bytes=_read(data, "rx_bytes", int),
             tx_bytes=_read(data, "tx_bytes", int),
+            pinned=data.get("pinned") is True,
+            retry_seconds=None if retry is None else _read_number(data, "retry_seconds"),
         )
 
 

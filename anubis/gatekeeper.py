@@ -16,6 +16,7 @@ from anubis.errors import LocalFailure, UnknownConnection, nearest
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, overlaps
 from anubis.files.config import Production
 from anubis.protocol.wire import Result, Verb
+from anubis.wishes import Wishes
 
 __all__ = [
     "Close",
@@ -27,9 +28,11 @@ __all__ = [
     "Open",
     "Refuse",
     "Role",
+    "retry_seconds",
 ]
 
-RETRY_SECONDS = 15.0  # between renewals that found no answer
+RETRY_SECONDS = 15.0  # between renewals that found no answer; an eighth of a short lease
+SHORTEST_RETRY = 1.0  # seconds
 
 
 class Role(Enum):
@@ -97,6 +100,7 @@ class Gatekeeper:
 
     def __init__(self, peers: AuthorizedPeers, production: Production) -> None:
         self.peers = peers
+        self.wishes = Wishes()
         self._production = production
         self._connections: dict[str, Connection] = {}
 
@@ -237,7 +241,7 @@ class Gatekeeper:
         """Note that a renewal found no answer: try again soon."""
         old = self._connections.get(name)
         if old is not None:
-            self._connections[name] = replace(old, renew_at=now + RETRY_SECONDS)
+            self._connections[name] = replace(old, renew_at=now + retry_seconds(old.lease))
 
     def closed(self, name: str) -> None:
         """Note that a connection is down."""
@@ -251,18 +255,28 @@ class Gatekeeper:
 
     def next_due(self) -> float:
         """Return when `due` should be asked next; infinite while nothing is up."""
-        moments = [min(c.expires, c.renew_at) for c in self._connections.values()]
-        return min(moments, default=float("inf"))
+        moments = [self._moment(connection) for connection in self]
+        return min([self.wishes.next_due(), *moments])
+
+    def _moment(self, connection: Connection) -> float:
+        """Return when a connection is due; one that is pinned outlives its lease."""
+        if connection.name not in self.wishes:
+            return min(connection.expires, connection.renew_at)
+        return float("inf") if self.wishes.is_lost(connection.name) else connection.renew_at
 
     def due(self, now: float) -> list[tuple[Due, Connection]]:
         """Return what is to be done now. Ask again after it is done, or postponed."""
         found: list[tuple[Due, Connection]] = []
-        for connection in self._connections.values():
-            if now >= connection.expires:
-                found.append((Due.EXPIRE, connection))
-            elif now >= connection.renew_at:
-                found.append((Due.RENEW, connection))
+        for connection in self:
+            if now >= self._moment(connection):
+                ends = now >= connection.expires and connection.name not in self.wishes
+                found.append((Due.EXPIRE if ends else Due.RENEW, connection))
         return found
+
+
+def retry_seconds(lease: int) -> float:
+    """Return how long after a renewal without an answer the next one is due."""
+    return min(RETRY_SECONDS, max(SHORTEST_RETRY, lease / 8))
 
 
 def _not_permitted(verb: Verb) -> Refuse:

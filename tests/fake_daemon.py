@@ -62,14 +62,33 @@ class FakeOperations:
                 1_258_291,
                 512,
             ),
+            ConnectionStatus(
+                "leaf",
+                "up",
+                "initiator",
+                "2026-11-20T11:57:00Z",
+                3600,
+                "203.0.113.7:4296",
+                10.0,
+                1,
+                2,
+                pinned=True,
+            ),
             ConnectionStatus("surya", "down"),
+            ConnectionStatus("selen", "down", pinned=True, retry_seconds=12.5),
         ]
         return [entry for entry in entries if name in {None, entry.name}]
 
     async def up(
-        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+        self,
+        name: str,
+        *,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        report: Report,
+        pinned: bool = False,
     ) -> Result:
-        self.calls.append(("up", name, lease_seconds, timeout_seconds))
+        self.calls.append(("up", name, lease_seconds, timeout_seconds, pinned))
         await self._begin(name, report)
         return await self._up(name, lease_seconds, report)
 
@@ -87,9 +106,15 @@ class FakeOperations:
         return Result(name, "down", "done")
 
     async def switch(
-        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+        self,
+        name: str,
+        *,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        report: Report,
+        pinned: bool = False,
     ) -> Result:
-        self.calls.append(("switch", name, lease_seconds, timeout_seconds))
+        self.calls.append(("switch", name, lease_seconds, timeout_seconds, pinned))
         await self._begin(name, report)
         result = await self._up(name, lease_seconds, report)
         self._report(report, 40.2, "agreed", "", "surya")

@@ -9,7 +9,7 @@ import click
 from anubis.durations import format_duration, parse_duration
 from anubis.events import DEFAULT_TIMEOUT, LEASE_SECONDS, TIMEOUT_SECONDS
 
-__all__ = ["json_option", "lease_option", "name_argument", "timeout_option"]
+__all__ = ["json_option", "lease_option", "name_argument", "pin_option", "timeout_option"]
 
 _SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 
@@ -46,6 +46,9 @@ def _parse(text: str) -> int:
 name_argument = click.argument("name")
 lease_option = click.option(
     "--lease", callback=_lease, metavar="DURATION", help="How long it stays up, such as 8h."
+)
+pin_option = click.option(
+    "--pin", "pinned", is_flag=True, help="Renew it, and bring it up again, until it is taken down."
 )
 timeout_option = click.option(
     "--timeout",

@@ -58,20 +58,29 @@ def _table(connections: Sequence[ConnectionStatus]) -> list[str]:
 
 def _row(connection: ConnectionStatus) -> tuple[str, ...]:
     if connection.state == "down":
-        return (printable(connection.name), "down", *[""] * (len(_HEADINGS) - 2))
-    lease, handshake = connection.lease_seconds_left, connection.last_handshake_seconds
+        blank = [""] * (len(_HEADINGS) - 5)
+        return (printable(connection.name), "down", "", "", _lease(connection), *blank)
+    handshake = connection.last_handshake_seconds
     cells = (
         connection.name,
         connection.state,
         connection.role or "",
         _local_time(connection.since or ""),
-        "" if lease is None else format_duration(max(0, lease)),
+        _lease(connection),
         connection.endpoint or "",
         "none yet" if handshake is None else f"{format_duration(max(0, int(handshake)))} ago",
         _size(connection.rx_bytes),
         _size(connection.tx_bytes),
     )
     return tuple(printable(cell) for cell in cells)
+
+
+def _lease(connection: ConnectionStatus) -> str:
+    """Return the lease that is left, or that there is no end, and when a lost one is asked for."""
+    left, retry = connection.lease_seconds_left, connection.retry_seconds
+    if connection.pinned:
+        return "pinned" if retry is None else f"pinned, retry in {format_duration(int(retry))}"
+    return "" if left is None else format_duration(max(0, left))
 
 
 def _local_time(text: str) -> str:

@@ -52,15 +52,30 @@ class Operations(Protocol):
         """Tell of one connection, or of all, sorted by name."""
 
     async def up(
-        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+        self,
+        name: str,
+        *,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        report: Report,
+        pinned: bool = False,
     ) -> Result:
-        """Bring a connection up; a lease of None leaves it to the configuration."""
+        """Bring a connection up; a lease of None leaves it to the configuration.
+
+        What is `pinned` is renewed, and brought up again, until somebody takes it down.
+        """
 
     async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
         """Take a connection down, here even if the far end cannot be reached."""
 
     async def switch(
-        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+        self,
+        name: str,
+        *,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        report: Report,
+        pinned: bool = False,
     ) -> Result:
         """Bring a connection up, then the others that share its routes down."""
 
@@ -153,13 +168,14 @@ class ApiServer:
     def _operate(self, call: Change, report: Report) -> Coroutine[None, None, Result]:
         name, timeout, lease = call.name, call.timeout_seconds, call.lease_seconds
         match call.verb:
-            case "up":
-                return self._operations.up(
-                    name, lease_seconds=lease, timeout_seconds=timeout, report=report
-                )
-            case "switch":
-                return self._operations.switch(
-                    name, lease_seconds=lease, timeout_seconds=timeout, report=report
+            case "up" | "switch":
+                bring_up = self._operations.up if call.verb == "up" else self._operations.switch
+                return bring_up(
+                    name,
+                    lease_seconds=lease,
+                    timeout_seconds=timeout,
+                    report=report,
+                    pinned=call.pinned,
                 )
             case "down":
                 return self._operations.down(name, timeout_seconds=timeout, report=report)

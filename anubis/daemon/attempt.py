@@ -49,6 +49,7 @@ class Attempt:
     deadline: float
     report: Report
     rivals: Sequence[AuthorizedPeer] = ()
+    pinned: bool = False
     old: Connection | None = field(init=False)  # what was up before
     contact: Contact = field(init=False)
     endpoint: Endpoint | None = None
@@ -76,6 +77,7 @@ class Attempt:
                 await self._shake(unchanged=unchanged)
             await self.parts.production.settle(peer)
             await self.parts.begin(peer, Role.INITIATOR, reply.lease)
+        self._note_wish()
         event(logging.INFO, "up", connection=peer.name, role="initiator", lease=reply.lease)
         return Result(
             peer.name,
@@ -84,6 +86,15 @@ class Attempt:
             reply.lease,
             str(self.endpoint) if self.endpoint else None,
         )
+
+    def _note_wish(self) -> None:
+        """Pin it, or take an earlier pin back: the last `up` counts."""
+        wishes = self.parts.gatekeeper.wishes
+        if self.pinned:
+            wishes.want(self.peer.name, self.lease)
+        else:
+            wishes.drop(self.peer.name)
+        self.parts.save()
 
     async def _agree(self) -> Reply:
         """Ask the far end, while this side is prepared and the handshake follows the request."""
@@ -122,15 +133,24 @@ class Attempt:
         self.endpoint = endpoints[0]
         await self.parts.production.prepare(self.peer, self.endpoint, self.rivals)
         await self.contact.ready.wait()
-        if self.contact.endpoint is not None:
-            # Of several addresses, the one over which the control plane works.
-            near = self.contact.endpoint.address
-            self.endpoint = next((e for e in endpoints if e.address == near), endpoints[0])
+        self.endpoint = self._nearest(endpoints)
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
                 await self.agreed.wait()
         self.shook_early = not self.agreed.is_set()
         await self.parts.production.shake(self.peer, self.endpoint)
+
+    def _nearest(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
+        """Return, of several addresses, the one over which the control plane works."""
+        near = self.contact.endpoint.address if self.contact.endpoint else None
+        return next((e for e in endpoints if e.address == near), endpoints[0])
+
+    async def _endpoint_now(self) -> Endpoint | None:
+        """Return where the far end is; its name may lead elsewhere than when it came up."""
+        if self.peer.endpoint is not None:
+            return self._nearest(await resolve(self.peer.endpoint))
+        peer = await self.parts.production.peer(self.peer)
+        return peer.endpoint if peer else None
 
     async def _install(self) -> None:
         routes = await self.parts.production.commit(self.peer, self.endpoint, self.rivals)
@@ -148,6 +168,7 @@ class Attempt:
         if self.old is not None:
             if unchanged and await self._is_live():
                 return
+            self.endpoint = await self._endpoint_now()
             anew_at = 0.0
         pause = _POLL_FIRST
         while True:
@@ -170,7 +191,6 @@ class Attempt:
         peer = await self.parts.production.peer(self.peer)
         if peer is None:
             return False
-        self.endpoint = peer.endpoint
         if self.parts.clock.unix_ns() / 1e9 - peer.last_handshake >= HANDSHAKE_FRESH:
             return False
         self._report_handshake(peer)

@@ -59,13 +59,14 @@ class Change:
     name: str
     lease_seconds: int | None = None
     timeout_seconds: float = DEFAULT_TIMEOUT
+    pinned: bool = False
 
     def with_body(self, body: bytes) -> Change:
         """Return this change as its body wants it. Raises BadRequest."""
         wishes = _parse_object(body)
-        known = (
-            ("timeout_seconds",) if self.verb == "down" else ("lease_seconds", "timeout_seconds")
-        )
+        known: tuple[str, ...] = ("lease_seconds", "timeout_seconds", "pinned")
+        if self.verb == "down":
+            known = ("timeout_seconds",)
         for key in wishes:
             if key not in known:
                 raise BadRequest(f"unknown key in the body: {key[:64]!r}", nearest(key[:64], known))
@@ -73,6 +74,7 @@ class Change:
             self,
             lease_seconds=_lease(wishes.get("lease_seconds")),
             timeout_seconds=_timeout(wishes.get("timeout_seconds", DEFAULT_TIMEOUT)),
+            pinned=_pinned(wishes.get("pinned", False)),
         )
 
 
@@ -137,3 +139,9 @@ def _timeout(value: object) -> float:
     ):
         raise BadRequest(f"timeout_seconds is a number from {shortest:g} to {longest:g}")
     return float(value)
+
+
+def _pinned(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadRequest("pinned is true or false")
+    return value

@@ -1,19 +1,22 @@
 """What time asks of this host: renewing what it initiated, ending what nobody renewed.
 
-One task sleeps until the gatekeeper has something due.
+What is pinned does not end; if it is lost, it is asked for again. One task sleeps until the
+gatekeeper has something due.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
-from anubis.gatekeeper import Connection, Due, Role
+from anubis.gatekeeper import Connection, Due, Role, retry_seconds
 from anubis.protocol.wire import Result, Verb
+from anubis.wishes import Wish
 
 __all__ = ["Leases"]
 
@@ -23,10 +26,11 @@ MAX_SLEEP = 60.0  # seconds; the sleeper's clock stands still in suspend, leases
 
 
 class Leases:
-    """Renews and expires."""
+    """Renews and expires. `revive` brings up what is wanted; it raises AnubisError."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, revive: Callable[[Wish], Awaitable[None]]) -> None:
         self._parts = parts
+        self._revive = revive
         self._gatekeeper = parts.gatekeeper
         self._control = parts.control
         self._clock = parts.clock
@@ -48,6 +52,8 @@ class Leases:
                     else:
                         await self._end(connection, "the lease has ended")
                         group.create_task(self._tell(connection, "the lease has ended"))
+                for wish in self._gatekeeper.wishes.take_due(now):
+                    group.create_task(self._ask_again(wish))
                 await self._sleep()
 
     async def _sleep(self) -> None:
@@ -58,6 +64,18 @@ class Leases:
             async with asyncio.timeout(max(0.0, pause)):
                 await self._changed.wait()
 
+    async def _ask_again(self, wish: Wish) -> None:
+        """Bring up what is pinned and was lost; if that fails, try again later."""
+        try:
+            await self._revive(wish)
+        except AnubisError as error:
+            event(logging.INFO, "still_lost", connection=wish.name, reason=error.message)
+            self._lose(wish.name)
+
+    def _lose(self, name: str) -> None:
+        self._gatekeeper.wishes.lose(name, self._clock.boot(), self._parts.jitter())
+        self.wake()
+
     async def farewell(self) -> None:
         """Before the daemon stops: tell every far end, all at once and not for long."""
         asks = [self._tell(connection, "shutdown") for connection in self._gatekeeper]
@@ -65,20 +83,27 @@ class Leases:
 
     async def _renew(self, connection: Connection) -> None:
         peer = self._gatekeeper.peer(connection.name)
-        deadline = asyncio.get_running_loop().time() + RENEW_SECONDS
+        seconds = min(RENEW_SECONDS, retry_seconds(connection.lease))
+        deadline = asyncio.get_running_loop().time() + seconds
         lease = self._gatekeeper.wanted_lease(peer, connection.lease)
         try:
             reply = await self._control.ask(peer, Verb.RENEW, deadline=deadline, lease=lease)
         except AnubisError as error:
             event(logging.WARNING, "renew_failed", connection=peer.name, reason=error.message)
+            if self._clock.boot() >= connection.expires:
+                self._lose(peer.name)
             return
         if self._gatekeeper.connection(peer.name) is None:
             return
         if reply.granted:
-            jitter = self._parts.random(1)[0] / 256
-            self._gatekeeper.extend(peer.name, reply.lease, self._clock.boot(), jitter)
+            now, jitter = self._clock.boot(), self._parts.jitter()
+            self._gatekeeper.extend(peer.name, reply.lease, now, jitter)
             self._parts.save()
             event(logging.DEBUG, "renewed", connection=peer.name, lease=reply.lease)
+        elif reply.result == Result.NO_CONNECTION and peer.name in self._gatekeeper.wishes:
+            # This side stays: what is meant for the tunnel shall not leave by another way.
+            event(logging.WARNING, "lost", connection=peer.name, reason="gone at the far end")
+            self._lose(peer.name)
         elif reply.result == Result.NO_CONNECTION:
             await self._end(connection, "the far end has it no longer")
             await self._parts.fall_silent(peer)

@@ -139,8 +139,9 @@ class Daemon:
         )
         parts = Parts(self._gatekeeper, self.control, self._production, clock, random, self.save)
         self._responding = Responding(self._responder, parts)
-        self._leases = Leases(parts)
-        self._api = ApiServer(DaemonOperations(parts), RUN_DIRECTORY / "anubis.sock")
+        operations = DaemonOperations(parts)
+        self._leases = Leases(parts, operations.revive)
+        self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         self._clock = clock
 
     async def start(self, saved: SavedState) -> None:
@@ -148,9 +149,18 @@ class Daemon:
         self._responder.restore(saved.watermarks)
         now = self._clock.boot()
         peers = self._gatekeeper.peers
+        wishes = self._gatekeeper.wishes
+        for wish in saved.wishes:
+            if peers.by_name(wish.name) is not None:
+                wishes.want(wish.name, wish.lease)
         for connection in saved.connections:
-            if peers.by_name(connection.name) is not None and connection.expires > now:
+            lives = connection.expires > now or connection.name in wishes
+            if peers.by_name(connection.name) is not None and lives:
                 self._gatekeeper.adopt(connection)
+        for wish in wishes:
+            if self._gatekeeper.connection(wish.name) is None:
+                wishes.lose(wish.name, now, 0.0)
+        wishes.hurry(now)
         self._production.borrowed_mark = saved.borrowed_mark
         async with explained("cannot start"):
             await self.network.adopt(NetworkState())
@@ -198,6 +208,7 @@ class Daemon:
                 watermarks=self._responder.watermarks(),
                 sysctls=dict(self.network.saved_sysctls),
                 borrowed_mark=self._production.borrowed_mark,
+                wishes=tuple(self._gatekeeper.wishes),
             )
         )
         self._leases.wake()

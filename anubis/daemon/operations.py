@@ -24,8 +24,11 @@ from anubis.events import ConnectionStatus, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.protocol.wire import Verb
 from anubis.wireguard.types import Peer
+from anubis.wishes import Wish
 
 __all__ = ["DaemonOperations"]
+
+REVIVE_SECONDS = 10.0  # for what is pinned and was lost to come up again
 
 
 class DaemonOperations:
@@ -38,6 +41,7 @@ class DaemonOperations:
         self._production = parts.production
         self._clock = parts.clock
         self._locks: dict[str, asyncio.Lock] = {}
+        self._revivals: dict[str, asyncio.Task[None]] = {}
 
     async def status(self, name: str | None) -> list[ConnectionStatus]:
         """Describe one connection, or all. Raises UnknownConnection."""
@@ -49,33 +53,81 @@ class DaemonOperations:
         return [self._describe(entry, seen.get(entry.public_key)) for entry in entries]
 
     async def up(
-        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+        self,
+        name: str,
+        *,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        report: Report,
+        pinned: bool = False,
     ) -> Result:
         """Bring a connection up; return when a production handshake was seen."""
         peer = self._gatekeeper.peer(name)
         async with self._locked(peer):
             self._gatekeeper.check_free(peer)
-            return await self._attempt(peer, lease_seconds, timeout_seconds, report).run()
+            attempt = self._attempt(peer, lease_seconds, timeout_seconds, report)
+            attempt.pinned = pinned
+            return await attempt.run()
+
+    async def revive(self, wish: Wish) -> None:
+        """Bring up again what is pinned and was lost, unless a `down` comes. Raises AnubisError."""
+        if wish.name in self._revivals:
+            return  # it is still undoing what failed, and will say when to try again
+        revival = asyncio.create_task(self._revive(wish))
+        self._revivals[wish.name] = revival
+        try:
+            await revival
+        finally:
+            del self._revivals[wish.name]
+
+    async def _revive(self, wish: Wish) -> None:
+        peer = self._gatekeeper.peer(wish.name)
+        async with self._locked(peer):
+            if wish.name in self._gatekeeper.wishes:
+                self._gatekeeper.check_free(peer)
+                attempt = self._attempt(peer, wish.lease, REVIVE_SECONDS, _unheard)
+                attempt.pinned = True
+                await attempt.run()
+
+    def _give_up(self, peer: AuthorizedPeer) -> bool:
+        """Insist on a connection no more; return whether anybody had."""
+        was_wanted = peer.name in self._gatekeeper.wishes
+        self._gatekeeper.wishes.drop(peer.name)
+        revival = self._revivals.get(peer.name)
+        if revival is not None and not revival.cancelling():
+            revival.cancel()
+        self._parts.save()
+        return was_wanted
 
     async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
         """Take a connection down, there and here."""
         peer = self._gatekeeper.peer(name)
+        was_wanted = self._give_up(peer)
         async with self._locked(peer):
             if self._gatekeeper.connection(peer.name) is None:
-                return Result(peer.name, "down", "unchanged")
+                return Result(peer.name, "down", "done" if was_wanted else "unchanged")
             deadline = asyncio.get_running_loop().time() + timeout_seconds
             async with self._all_the_way([peer]):
                 return await self._down(peer, deadline, report)
 
     async def switch(
-        self, name: str, *, lease_seconds: int | None, timeout_seconds: float, report: Report
+        self,
+        name: str,
+        *,
+        lease_seconds: int | None,
+        timeout_seconds: float,
+        report: Report,
+        pinned: bool = False,
     ) -> Result:
         """Bring a connection up, and then down those whose routes it takes over."""
         peer = self._gatekeeper.peer(name)
         async with self._locked_with_rivals(peer):
             attempt = self._attempt(peer, lease_seconds, timeout_seconds, report)
-            attempt.rivals = self._gatekeeper.rivals(peer)
+            attempt.rivals, attempt.pinned = self._gatekeeper.rivals(peer), pinned
             result = await attempt.run()
+            for other in self._gatekeeper.peers:
+                if other.name != peer.name and overlaps(peer, other):
+                    self._give_up(other)
             warnings = list(result.warnings)
             async with self._all_the_way(attempt.rivals):
                 for rival in attempt.rivals:
@@ -155,8 +207,12 @@ class DaemonOperations:
 
     def _describe(self, entry: AuthorizedPeer, peer: Peer | None) -> ConnectionStatus:
         connection = self._gatekeeper.connection(entry.name)
+        wishes, now = self._gatekeeper.wishes, self._clock.boot()
+        pinned, retry = entry.name in wishes, wishes.retry_seconds(entry.name, now)
+        if retry is not None:
+            retry = round(retry, 1)
         if connection is None:
-            return ConnectionStatus(entry.name, "down")
+            return ConnectionStatus(entry.name, "down", pinned=pinned, retry_seconds=retry)
         age = None
         if peer is not None and peer.last_handshake:
             age = max(0.0, self._clock.unix_ns() / 1e9 - peer.last_handshake)
@@ -166,11 +222,13 @@ class DaemonOperations:
             state="up",
             role=connection.role.value,
             since=since.replace("+00:00", "Z"),
-            lease_seconds_left=max(0, round(connection.expires - self._clock.boot())),
+            lease_seconds_left=max(0, round(connection.expires - now)),
             endpoint=str(peer.endpoint) if peer and peer.endpoint else None,
             last_handshake_seconds=None if age is None else round(age, 1),
             rx_bytes=peer.rx_bytes if peer else 0,
             tx_bytes=peer.tx_bytes if peer else 0,
+            pinned=pinned,
+            retry_seconds=retry,
         )
 
 

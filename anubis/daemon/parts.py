@@ -28,6 +28,10 @@ class Parts:
     random: Callable[[int], bytes]
     save: Callable[[], None]
 
+    def jitter(self) -> float:
+        """Return a random number in [0, 1)."""
+        return self.random(1)[0] / 256
+
     async def begin(self, peer: AuthorizedPeer, role: Role, lease: int) -> None:
         """Note that a connection is up for `lease` seconds, and mark its bearer packets."""
         self.gatekeeper.opened(
@@ -36,7 +40,7 @@ class Parts:
             lease,
             self.clock.boot(),
             since=self.clock.unix_ns() / 1e9,
-            jitter=self.random(1)[0] / 256,
+            jitter=self.jitter(),
         )
         self.save()
         await self.control.set_mark(self.production.mark)
@@ -58,6 +62,7 @@ class Parts:
 
     async def _end(self, peer: AuthorizedPeer) -> None:
         self.gatekeeper.closed(peer.name)
+        self.gatekeeper.wishes.lose(peer.name, self.clock.boot(), self.jitter())
         await self.production.remove(peer)
         await self.control.keep_alive(peer, on=False)
         self.save()

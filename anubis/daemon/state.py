@@ -18,6 +18,7 @@ from anubis.daemon.log import event
 from anubis.gatekeeper import Connection, Role
 from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PublicKey
+from anubis.wishes import Wish
 
 __all__ = ["SavedState", "StateFile"]
 
@@ -35,6 +36,7 @@ class SavedState:
     watermarks: dict[PublicKey, int] = field(default_factory=dict)  # ns since 1970
     sysctls: dict[str, str] = field(default_factory=dict)
     borrowed_mark: bool = False
+    wishes: tuple[Wish, ...] = ()  # what is pinned; when to ask again is decided anew
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that the file has."""
@@ -54,6 +56,7 @@ class SavedState:
             "watermarks": {key.base64(): ns for key, ns in self.watermarks.items()},
             "sysctls": self.sysctls,
             "borrowed_mark": self.borrowed_mark,
+            "wishes": [{"name": wish.name, "lease": wish.lease} for wish in self.wishes],
         }
 
     @classmethod
@@ -75,6 +78,10 @@ class SavedState:
             watermarks={PublicKey.from_base64(k): int(v) for k, v in data["watermarks"].items()},
             sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
             borrowed_mark=bool(data["borrowed_mark"]),
+            wishes=tuple(
+                Wish(str(w["name"]), None if w["lease"] is None else int(w["lease"]))
+                for w in data["wishes"]
+            ),
         )
 
 

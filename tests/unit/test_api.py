@@ -105,22 +105,24 @@ class TestCalls:
     def test_defaults_and_wishes_reach_the_operation(self, daemon: FakeDaemon) -> None:
         """What the body says is done, and what it leaves out has the documented default."""
         call(daemon, "POST", "/v1/connections/Surya/up")
-        body = b'{"lease_seconds": 60, "timeout_seconds": 0.5}'
+        body = b'{"lease_seconds": 60, "timeout_seconds": 0.5, "pinned": true}'
         call(daemon, "POST", "/v1/connections/surya/switch", body)
         call(daemon, "POST", "/v1/connections/surya/down", b'{"timeout_seconds": 120}')
-        call(daemon, "POST", "/v1/connections/surya/up", b'{"lease_seconds": null}')
+        call(
+            daemon, "POST", "/v1/connections/surya/up", b'{"lease_seconds": null, "pinned": false}'
+        )
         assert daemon.operations.calls == [
-            ("up", "surya", None, 10.0),
-            ("switch", "surya", 60, 0.5),
+            ("up", "surya", None, 10.0, False),
+            ("switch", "surya", 60, 0.5, True),
             ("down", "surya", 120.0),
-            ("up", "surya", None, 10.0),
+            ("up", "surya", None, 10.0, False),
         ]
 
     def test_status(self, daemon: FakeDaemon) -> None:
         """All connections, or one."""
         status, data = call(daemon, "GET", "/v1/status")
         names = [each["name"] for each in data["connections"]]  # type: ignore[attr-defined]
-        assert (status, names) == (200, ["jacinth", "surya"])
+        assert (status, names) == (200, ["jacinth", "leaf", "surya", "selen"])
         status, data = call(daemon, "GET", "/v1/status/surya")
         names = [each["name"] for each in data["connections"]]  # type: ignore[attr-defined]
         assert (status, names) == (200, ["surya"])
@@ -195,6 +197,7 @@ class TestRefusals:
             b'{"lease_seconds": 2678401}',
             b'{"lease_seconds": 3600.0}',
             b'{"lease_seconds": true}',
+            b'{"pinned": 1}',
             b'{"lease_seconds": "8h"}',
             b'{"timeout_seconds": 0.05}',
             b'{"timeout_seconds": 120.1}',

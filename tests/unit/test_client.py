@@ -79,10 +79,12 @@ class TestCalls:
             *["control", "agreed", "peer", "routes", "handshake"],
             "jacinth is up at 203.0.113.1:4296",
             "jacinth up 1258291",
+            "leaf up 1",
             "surya down 0",
+            "selen down 0",
         ]
         assert daemon.operations.calls == [
-            ("up", "jacinth", 3600, 10.0),
+            ("up", "jacinth", 3600, 10.0, False),
             ("status", None),
             ("down", "jacinth", 10.0),
         ]
@@ -90,11 +92,11 @@ class TestCalls:
     def test_switch_tells_whose_each_step_is(self, daemon: FakeDaemon) -> None:
         """Steps of the connections that are replaced carry their name, and are not timed."""
         steps: list[Step] = []
-        result = Client(daemon.path).switch("jacinth", 3600, 5.0, steps.append)
+        result = Client(daemon.path).switch("jacinth", 3600, 5.0, steps.append, pinned=True)
         assert [step.connection for step in steps] == [None] * 5 + ["surya"] * 2
         assert result.replaced == ("surya",)
         assert set(result.elapsed_ms) == {*(step.step for step in steps[:5]), "total"}
-        assert daemon.operations.calls == [("switch", "jacinth", 3600, 5.0)]
+        assert daemon.operations.calls == [("switch", "jacinth", 3600, 5.0, True)]
 
     def test_down_that_the_far_end_does_not_hear_of(self, daemon: FakeDaemon) -> None:
         """A connection that is down here only is a result with a warning, not an error."""

@@ -11,6 +11,7 @@ import pytest
 from anubis.daemon.state import SavedState, StateFile
 from anubis.gatekeeper import Connection, Role
 from anubis.wireguard.keys import PublicKey
+from anubis.wishes import Wish
 
 KEY = PublicKey(bytes(range(32)))
 STATE = SavedState(
@@ -22,6 +23,7 @@ STATE = SavedState(
     watermarks={KEY: 1_700_000_000_000_000_001},
     sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
     borrowed_mark=True,
+    wishes=(Wish("jacinth", 3600), Wish("surya")),
 )
 
 
