@@ -28,6 +28,7 @@ from anubis.daemon.production import Production
 from anubis.daemon.responding import Responding
 from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
+from anubis.daemon.undumpable import become_undumpable
 from anubis.errors import LocalFailure
 from anubis.files.authorized_peers import HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper, Role
@@ -46,6 +47,7 @@ RUN_DIRECTORY = Path("/run/anubis")
 def run(config_path: Path, *, debug: bool) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises AnubisError if it cannot start."""
     set_up(debug=debug)
+    become_undumpable()  # before the first key is read
     host = load_host(config_path)
     RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
     with _only_one():

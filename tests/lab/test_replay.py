@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pytest
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
 from tests.lab.caller import YEAR, Caller, Tap
+from tests.lab.driven import start_driven
 from tests.lab.hostile import (
     LogMark,
     anubis,
@@ -39,9 +38,6 @@ import sys, time
 from pathlib import Path
 right, error = time.time_ns, Path(sys.argv[1])
 time.time_ns = lambda: right() + int(error.read_text()) * 10**9
-sys.argv[:] = ["anubis", "daemon"]
-from anubis.cli import main
-main()
 """
 SEED = 4297  # of every shuffle and mutation: a failure can be repeated
 
@@ -212,18 +208,8 @@ def set_clock(lab: Lab) -> Iterator[Callable[[str, float], None]]:
 
     def start(host: str, seconds: float) -> None:
         wrong.add(host)
-        lab.daemon(host).stop()
         lab.path(host, "/run/clock").write_text(str(int(seconds)))
-        daemon = (sys.executable, "-c", WRONG_CLOCK, "/run/clock", "anubis", "daemon")
-        with lab.state.log(host).open("ab") as log:
-            subprocess.run(
-                lab.command(host, "setsid", "--fork", *daemon),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
-        lab.daemon(host).await_ready()
+        start_driven(lab, host, WRONG_CLOCK, "/run/clock")
 
     yield start
     for host in wrong:
