@@ -18,6 +18,7 @@ from pathlib import Path
 from anubis.daemon.api import ApiServer
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
+from anubis.daemon.guard import Guard
 from anubis.daemon.interface import explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event, set_up
@@ -144,6 +145,8 @@ class Daemon:
         operations = DaemonOperations(parts)
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
+        interfaces = (config.control.interface, config.production.interface)
+        self._guard = Guard(shares, interfaces, config.production.table)
         self._clock = clock
 
     async def start(self, saved: SavedState) -> None:
@@ -183,7 +186,7 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        await self._leases.run()
+        await _first(self._leases.run(), self._guard.run())
 
     async def stop(self) -> None:
         """Tell the far ends, then remove everything that is ours; each step whatever the others do.

@@ -6,11 +6,13 @@ The control plane and production both need routes and rules; neither knows of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from anubis.network.apply import Network
+from anubis.network.changes import Mended
 from anubis.network.state import NetworkState
+from anubis.network.watch import Change
 
 __all__ = ["Shares"]
 
@@ -29,11 +31,13 @@ class Shares:
         async with self._lock:
             shares = {**self._shares, owner: share}
             if not self._held:
-                whole = NetworkState()
-                for part in shares.values():
-                    whole |= part
-                await self.network.apply(whole)
+                await self.network.apply(_whole(shares))
             self._shares = shares
+
+    async def restore(self, look: Change, allow: Callable[[str], bool]) -> tuple[Mended, ...]:
+        """Look for what strangers did to any share, and mend it: `Network.restore`."""
+        async with self._lock:
+            return await self.network.restore(_whole(self._shares), look, allow)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -47,3 +51,10 @@ class Shares:
             yield
         finally:
             self._held = False
+
+
+def _whole(shares: dict[str, NetworkState]) -> NetworkState:
+    whole = NetworkState()
+    for share in shares.values():
+        whole |= share
+    return whole

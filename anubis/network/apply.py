@@ -11,16 +11,18 @@ import contextlib
 import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from anubis.network.changes import Step, steps
+from anubis.network.changes import Mended, Step, steps
 from anubis.network.errors import NetworkError
 from anubis.network.links import IPAddress, IPInterface, Links
 from anubis.network.nft import Nft
 from anubis.network.rtnetlink import Netlink, link_index
 from anubis.network.state import NFT_TABLES, NetworkState, Sysctl
 from anubis.network.sysctl import read_sysctl, write_sysctl
+from anubis.network.watch import Change
 
 __all__ = ["Network"]
 
@@ -107,6 +109,42 @@ class Network:
                 if await _settled(change):
                     await _settled(asyncio.create_task(self._change(before)))
                 raise
+
+    async def restore(
+        self, desired: NetworkState, look: Change, allow: Callable[[str], bool]
+    ) -> tuple[Mended, ...]:
+        """Look at the kernel again and mend what of ours is not as `desired`; say what was not.
+
+        Looks only at the kinds in `look`, and leaves what `allow` refuses, asked by the name that
+        `Mended.what` has. A single failure does not stop it: what was not mended is believed to be
+        in place as before, for there may be no way to have it now. Raises NetworkError if it
+        cannot look. Not to be cancelled.
+        """
+        async with self._lock:
+            mended = []
+            for step in steps(await self._found(desired, look), desired):
+                one = Mended.by(step)
+                if not allow(one.what):
+                    continue
+                try:
+                    for route in step.added.routes:
+                        await self.netlink.replace_route(route)
+                    if not step.added.routes:
+                        await self._perform(step)
+                except NetworkError as error:
+                    one = replace(one, failure=error.message)
+                mended.append(one)
+            self._applied = desired
+            return tuple(mended)
+
+    async def _found(self, desired: NetworkState, look: Change) -> NetworkState:
+        """Read what there is of the kinds to look at; the others are taken to be as desired."""
+        routes, rules = desired.routes, desired.rules
+        if look & (Change.ROUTE | Change.LINK | Change.ADDRESS):
+            routes = await self.netlink.routes()
+        if look & Change.RULE:
+            rules = await self.netlink.rules()
+        return NetworkState(routes, rules, desired.tables, desired.sysctls)
 
     async def _change(self, desired: NetworkState) -> None:
         done: list[tuple[Step, bool]] = []

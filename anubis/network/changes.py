@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from anubis.network.state import NetworkState, NftTable, Route, Rule, Sysctl
 
-__all__ = ["Step", "steps"]
+__all__ = ["Mended", "Step", "steps"]
 
 _NOTHING = NetworkState()
 
@@ -41,6 +41,22 @@ class Step:
     def after(self, state: NetworkState) -> NetworkState:
         """Return what `state` becomes by this step."""
         return (state - self.removed) | self.added
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """One thing that was not as it should be; with a `failure`, which says why, it still is not."""
+
+    what: str  # as in "IPv4 rule 21430"
+    how: str  # "vanished", "changed" or "appeared"
+    failure: str | None = None
+
+    @classmethod
+    def by(cls, step: Step) -> Mended:
+        """Return what the step mends."""
+        if not step.added:
+            return cls(str(step.removed), "appeared")
+        return cls(str(step.added), "changed" if step.removed else "vanished")
 
 
 def steps(applied: NetworkState, desired: NetworkState) -> list[Step]:

@@ -60,7 +60,17 @@ class Netlink:
 
     async def open(self) -> None:
         """Open the socket in the network namespace that the process is in."""
-        await self.ask("open an rtnetlink socket", self.socket.setup_endpoint())
+        what = "open an rtnetlink socket"
+        await self.ask(what, self.socket.setup_endpoint())
+        try:
+            self.socket.socket.bind((0, 0))  # the library would leave it to the first request
+        except OSError as error:
+            raise explain(what, error.errno or errno.EIO) from error
+
+    @property
+    def port(self) -> int:
+        """The number by which the kernel's notices tell what this socket asked for."""
+        return int(self.socket.socket.getsockname()[0])
 
     def close(self) -> None:
         """Close the socket."""
@@ -107,7 +117,7 @@ class Netlink:
 
     async def add_route(self, route: Route) -> bool:
         """Add a route; False: exactly this one was there already. Raises when another holds it."""
-        what = f"add the route {_describe(route)}"
+        what = f"add the {route}"
         request = route_request(route, _index(what, route))
         try:
             await self.ask(what, self.socket.route("add", **request))
@@ -120,9 +130,15 @@ class Netlink:
             raise explain(what, errno.EEXIST, f"the table already has {holder}") from error
         return True
 
+    async def replace_route(self, route: Route) -> None:
+        """Put a route in its place, whoever's stands there."""
+        what = f"put back the {route}"
+        request = route_request(route, _index(what, route))
+        await self.ask(what, self.socket.route("replace", **request))
+
     async def delete_route(self, route: Route) -> bool:
         """Delete a route; False: it was gone already, by itself or with its interface."""
-        what = f"delete the route {_describe(route)}"
+        what = f"delete the {route}"
         if route.interface is not None and link_index(route.interface) is None:
             return False
         request = route_request(route, _index(what, route))
@@ -130,7 +146,7 @@ class Netlink:
 
     async def add_rule(self, rule: Rule) -> bool:
         """Add a rule; False: exactly this one was there already."""
-        what = f"add the IPv{rule.family} rule {rule.priority}"
+        what = f"add the {rule}"
         try:
             await self.ask(what, self.socket.rule("add", **rule_request(rule)))
         except NetworkError as error:
@@ -142,7 +158,7 @@ class Netlink:
 
     async def delete_rule(self, rule: Rule) -> bool:
         """Delete a rule; False: it was gone already."""
-        what = f"delete the IPv{rule.family} rule {rule.priority}"
+        what = f"delete the {rule}"
         return await self._delete(what, self.socket.rule("del", **rule_request(rule)))
 
     async def _delete(self, what: str, request: Awaitable[object]) -> bool:
@@ -196,8 +212,3 @@ def _index(what: str, route: Route) -> int | None:
 
 def _link_names() -> dict[int, str]:
     return dict(socket.if_nameindex())
-
-
-def _describe(route: Route) -> str:
-    way = f"dev {route.interface}" if route.interface else route.kind.value
-    return f"{route.destination} {way} table {route.table}"

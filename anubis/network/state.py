@@ -48,6 +48,10 @@ class Route:
     interface: str | None = None
     kind: RouteKind = RouteKind.UNICAST
 
+    def __str__(self) -> str:
+        way = f"dev {self.interface}" if self.interface else self.kind.value
+        return f"route {self.destination} {way} table {self.table}"
+
 
 class RuleAction(Enum):
     """What a matching rule does (FR_ACT_* of linux/fib_rules.h)."""
@@ -72,6 +76,9 @@ class Rule:
     destination: IPNetwork | None = None
     suppress_prefixlength: int | None = None
 
+    def __str__(self) -> str:
+        return f"IPv{self.family} rule {self.priority}"
+
 
 @dataclass(frozen=True, slots=True)
 class NftTable:
@@ -81,6 +88,9 @@ class NftTable:
     name: str
     body: str
 
+    def __str__(self) -> str:
+        return f"nftables table {self.family} {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
@@ -88,6 +98,9 @@ class Sysctl:
 
     name: str  # as in "net.ipv4.conf.all.src_valid_mark"
     value: str
+
+    def __str__(self) -> str:
+        return f"kernel parameter {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,10 @@ class NetworkState:
             self.tables - other.tables,
             self.sysctls - other.sysctls,
         )
+
+    def __str__(self) -> str:
+        things = [*self.tables, *self.sysctls, *self.routes, *self.rules]
+        return ", ".join(sorted(map(str, things)))
 
     def __bool__(self) -> bool:
         return bool(self.routes or self.rules or self.tables or self.sysctls)

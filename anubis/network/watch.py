@@ -78,6 +78,8 @@ class Sieve:
     """What is told from which message; without sockets.
 
     `interfaces` are the links whose changes count, `table` is the routing table of connections.
+    What the sockets with `own_ports` did to routes and rules is no news. (The kernel writes the
+    port of whoever asked into these messages, and 0 where nobody did.)
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Sieve:
         interfaces: Collection[str],
         table: int,
         nft_tables: Collection[tuple[str, str]] = NFT_TABLES,
+        own_ports: Collection[int] = (),
     ) -> None:
+        self._own_ports = frozenset(own_ports)
         self._links = [_named(_IFLA_IFNAME, name) for name in interfaces]
         self._indexes: set[int] = set()
         self._table = table if table < 256 else _RT_TABLE_COMPAT
@@ -106,6 +110,8 @@ class Sieve:
         found = _NOTHING
         for kind, flags, sender, body in _messages(datagram):
             match kind:
+                case 24 | 25 | 32 | 33 if sender in self._own_ports:
+                    continue
                 case 24 | 25:  # RTM_NEWROUTE, RTM_DELROUTE
                     found |= self._route(kind, flags, body)
                 case 32 | 33 if struct.pack("=HHB", 5, _FRA_PROTOCOL, ROUTE_PROTOCOL) in body:
@@ -179,12 +185,14 @@ class Watch:
         interfaces: Collection[str],
         table: int,
         nft_tables: Collection[tuple[str, str]] = NFT_TABLES,
+        own_ports: Collection[int] = (),
     ) -> None:
         self._interfaces = tuple(interfaces)
         self._table = table
-        self._sieve = Sieve(interfaces, table, nft_tables)
+        self._sieve = Sieve(interfaces, table, nft_tables, own_ports)
         self._pending = _NOTHING
         self._heard = asyncio.Event()
+        self._failure: OSError | None = None
         self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -220,9 +228,13 @@ class Watch:
     async def next(self) -> Change:
         """Wait for a change; return it with all that came since the last call and just after it.
 
-        After an overrun, when messages were lost, that is `Change.ANYTHING`.
+        After an overrun, when messages were lost, that is `Change.ANYTHING`. Raises NetworkError
+        when nothing can be heard any more.
         """
         await self._heard.wait()
+        if self._failure is not None:
+            number = self._failure.errno or errno.EIO
+            raise explain("watch the network", number) from self._failure
         await asyncio.sleep(_MERGE_SECONDS)
         found, self._pending = self._pending, _NOTHING
         self._heard.clear()
@@ -242,7 +254,10 @@ class Watch:
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    self._failure = error
+                    asyncio.get_running_loop().remove_reader(source)
+                    self._heard.set()
+                    return
                 change = Change.ANYTHING  # messages were lost, nobody knows which
             if change:
                 self._pending |= change

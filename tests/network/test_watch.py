@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
+from typing import cast
 
 import pytest
 
+from anubis.network.apply import Network
+from anubis.network.errors import NetworkError
+from anubis.network.state import NetworkState, Route, Rule
 from anubis.network.watch import Change, Watch
 from tests.network.conftest import Namespace
 
@@ -76,6 +83,36 @@ async def test_what_is_foreign_is_not_told(host: Namespace, watch: Watch) -> Non
         host.run(command)
     host.run("ip rule del priority 21430 protocol 214")
     assert await heard(watch) == Change.RULE
+
+
+async def test_what_we_did_ourselves_is_not_told(host: Namespace, network: Network) -> None:
+    """A change by a socket of our own is no news; the same by a stranger is."""
+    routes = {Route(ip_network(text), 214, "wg0") for text in ("10.1.0.0/16", "fd00:1::/48")}
+    rules = {Rule(family, 21430, table=214) for family in (4, 6)}
+    with Watch(("wg0",), 214, own_ports=(network.netlink.port,)) as watch:
+        await network.apply(NetworkState(frozenset(routes), frozenset(rules)))
+        await network.apply(NetworkState(frozenset(routes)))
+        host.run("ip route del 10.1.0.0/16 table 214 proto 214")
+        assert await heard(watch) == Change.ROUTE
+        await network.apply(NetworkState())
+        host.run("ip rule add priority 21430 lookup 214 protocol 214")
+        assert await heard(watch) == Change.RULE
+
+
+async def test_a_socket_that_fails_is_told(watch: Watch) -> None:
+    """Who waits learns that nothing can be heard any more, instead of waiting for ever."""
+    source = next(iter(watch._sockets))
+
+    class Failing:
+        def fileno(self) -> int:
+            return source.fileno()
+
+        def recv(self, _size: int) -> bytes:
+            raise OSError(errno.EIO, "injected")
+
+    watch._read(cast("socket.socket", Failing()), watch._sieve.nftables)
+    with pytest.raises(NetworkError, match="cannot watch the network"):
+        await heard(watch)
 
 
 async def test_a_flood_of_foreign_routes_is_dropped_by_the_kernel(
