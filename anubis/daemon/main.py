@@ -151,7 +151,7 @@ class Daemon:
 
     async def start(self, saved: SavedState) -> None:
         """Start every part, taking up what an earlier run left. Raises AnubisError."""
-        self._responder.restore(saved.watermarks)
+        self._responder.restore(saved.watermarks, saved.forgotten_ns)
         now = self._clock.boot()
         peers = self._gatekeeper.peers
         wishes = self._gatekeeper.wishes
@@ -201,7 +201,10 @@ class Daemon:
             stack.push_async_callback(self._responding.stop)
             stack.push_async_callback(self._leases.farewell)
             stack.push_async_callback(self._api.stop)
-        self._write(SavedState(watermarks=self._responder.watermarks()))
+        responder = self._responder
+        self._write(
+            SavedState(watermarks=responder.watermarks(), forgotten_ns=responder.forgotten_ns)
+        )
         event(logging.INFO, "stopped")
 
     def save(self) -> None:
@@ -211,6 +214,7 @@ class Daemon:
                 connections=tuple(self._gatekeeper),
                 peers=dict(self._production.peers),
                 watermarks=self._responder.watermarks(),
+                forgotten_ns=self._responder.forgotten_ns,
                 sysctls=dict(self.network.saved_sysctls),
                 borrowed_mark=self._production.borrowed_mark,
                 wishes=tuple(self._gatekeeper.wishes),

@@ -34,6 +34,7 @@ class SavedState:
     connections: tuple[Connection, ...] = ()
     peers: dict[str, PublicKey] = field(default_factory=dict)
     watermarks: dict[PublicKey, int] = field(default_factory=dict)  # ns since 1970
+    forgotten_ns: int = 0  # the newest watermark that is not among them, in ns since 1970
     sysctls: dict[str, str] = field(default_factory=dict)
     borrowed_mark: bool = False
     wishes: tuple[Wish, ...] = ()  # what is pinned; when to ask again is decided anew
@@ -54,6 +55,7 @@ class SavedState:
             ],
             "peers": {name: key.base64() for name, key in self.peers.items()},
             "watermarks": {key.base64(): ns for key, ns in self.watermarks.items()},
+            "forgotten_ns": self.forgotten_ns,
             "sysctls": self.sysctls,
             "borrowed_mark": self.borrowed_mark,
             "wishes": [{"name": wish.name, "lease": wish.lease} for wish in self.wishes],
@@ -76,6 +78,7 @@ class SavedState:
             ),
             peers={n: PublicKey.from_base64(key) for n, key in data["peers"].items()},
             watermarks={PublicKey.from_base64(k): int(v) for k, v in data["watermarks"].items()},
+            forgotten_ns=int(data["forgotten_ns"]),
             sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
             borrowed_mark=bool(data["borrowed_mark"]),
             wishes=tuple(

@@ -71,6 +71,7 @@ class Sessions:
 
     def __init__(self, floor_ns: int, limit: int) -> None:
         self.floor_ns = floor_ns
+        self.forgotten_ns = 0  # the newest time of a session that was forgotten
         self._limit = limit
         self._sessions: OrderedDict[PublicKey, Session] = OrderedDict()
 
@@ -89,13 +90,18 @@ class Sessions:
             if len(self._sessions) > self._limit:
                 _, forgotten = self._sessions.popitem(last=False)
                 # Whoever is forgotten must not gain by it: the floor rises to what it had reached.
-                self.raise_floor(forgotten.watermark_ns)
+                self.forget_until(forgotten.watermark_ns)
         self._sessions.move_to_end(initiator)
         return session
 
     def raise_floor(self, floor_ns: int) -> None:
         """Let nothing be fresh that is not later than `floor_ns`, in ns since 1970."""
         self.floor_ns = max(self.floor_ns, floor_ns)
+
+    def forget_until(self, unix_ns: int) -> None:
+        """Let nothing be fresh that a forgotten session may have sent, in ns since 1970."""
+        self.forgotten_ns = max(self.forgotten_ns, unix_ns)
+        self.raise_floor(unix_ns)
 
     def watermarks(self) -> dict[PublicKey, int]:
         """Return the watermark of each initiator, in ns since 1970."""

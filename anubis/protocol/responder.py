@@ -144,8 +144,14 @@ class Responder:
         """Return the newest time judged of each initiator, in ns since 1970, to be kept."""
         return self._sessions.watermarks()
 
-    def restore(self, watermarks: Mapping[PublicKey, int]) -> None:
-        """Take up the watermarks of an earlier run."""
+    @property
+    def forgotten_ns(self) -> int:
+        """The newest time of all initiators that `watermarks` no longer names, to be kept too."""
+        return self._sessions.forgotten_ns
+
+    def restore(self, watermarks: Mapping[PublicKey, int], forgotten_ns: int = 0) -> None:
+        """Take up the watermarks of an earlier run, and what those had reached that it forgot."""
+        self._sessions.forget_until(forgotten_ns)
         self._sessions.restore(watermarks)
 
     def _receive(self, datagram: bytes, source: IPv6Address, now_ns: int) -> Outcome:

@@ -21,6 +21,7 @@ STATE = SavedState(
     ),
     peers={"jacinth": KEY},
     watermarks={KEY: 1_700_000_000_000_000_001},
+    forgotten_ns=1_700_000_000_000_000_002,
     sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
     borrowed_mark=True,
     wishes=(Wish("jacinth", 3600), Wish("surya")),

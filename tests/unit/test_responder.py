@@ -396,3 +396,15 @@ def test_a_stranger_costs_no_decryption(monkeypatch: pytest.MonkeyPatch) -> None
     header = Header(MessageType.REQUEST, 1, stranger, bytes(24)).encode() + bytes(48)
     assert house.receive(header, STRANGER.address, T0) == Dropped("unknown_source")
     assert house.receive(header, LAPTOP.address, T0) == Dropped("unknown_sender", "laptop")
+
+
+def test_a_forgotten_initiator_gains_nothing_by_a_restart() -> None:
+    """What is kept of it is one time for all who were forgotten, and it bars its old requests."""
+    house = responder(limit=1)
+    recorded = ask(T0 + SECOND)
+    assert isinstance(house.receive(recorded, LAPTOP.address, T0), Accepted)
+    assert isinstance(house.receive(ask(T0 - SECOND, who=PHONE), PHONE.address, T0), Answered)
+    assert LAPTOP.public_key not in house.watermarks()
+    again = responder(limit=1)
+    again.restore(house.watermarks(), house.forgotten_ns)
+    assert reply_in(again.receive(recorded, LAPTOP.address, T0)).result == Result.STALE
