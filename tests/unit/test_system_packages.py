@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "system-packages"
-PROGRAMS = ("bash", "curl", "env", "id", "ip", "nft", "nsenter", "ping", "ps", "python3", "setpriv",
-            "sort", "systemd-analyze", "tcpdump", "unshare", "wg", "wireguard-go")  # fmt: skip
+PROGRAMS = ("bash", "curl", "dbus-daemon", "env", "id", "ip", "nft", "nsenter", "ping", "ps",
+            "python3", "setpriv", "sort", "systemd-analyze", "tcpdump", "unshare", "wg",
+            "wireguard-go")  # fmt: skip
 
 
 @pytest.fixture
