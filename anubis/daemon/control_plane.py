@@ -183,8 +183,7 @@ class ControlPlane:
             lease=lease,
             reason=reason,
         )
-        road = Road(self._interface, peer, self._clock)
-        await road.open()
+        road = await self._open_road(peer, deadline)
         exchange = self._courier.exchange(initiator, peer.control.routable)
         contact.asked = True
         watch = asyncio.create_task(road.watch(contact, exchange))
@@ -192,12 +191,30 @@ class ControlPlane:
             outcome = await exchange.run()
         finally:
             watch.cancel()
+            road.close()
             self._courier.finish(exchange, peer.control.routable)
             await asyncio.gather(watch, return_exceptions=True)
         if isinstance(outcome, NoReply):
             raise _no_answer(peer, contact, outcome)
         contact.reach(road.endpoint)
         return outcome
+
+    async def _open_road(self, peer: AuthorizedPeer, deadline: float) -> Road:
+        road = Road(self._interface, peer, self._clock)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await road.open()
+        except TimeoutError:
+            raise _not_resolved(peer) from None
+        return road
+
+
+def _not_resolved(peer: AuthorizedPeer) -> NoAnswer:
+    host = peer.control_endpoint.host if peer.control_endpoint else peer.name
+    return NoAnswer(
+        f"{peer.name} was not asked: the name {host} was not resolved in time",
+        "check the name servers of this host, or use an address in Endpoint",
+    )
 
 
 def _no_answer(peer: AuthorizedPeer, contact: Contact, outcome: NoReply) -> NoAnswer:

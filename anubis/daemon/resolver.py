@@ -1,13 +1,16 @@
 """From the endpoints of the files to addresses, without ever blocking the daemon.
 
-WireGuard resolves a name once and for ever; here every `up` asks anew, and one bad name harms
-nobody else.
+WireGuard resolves a name once and for ever; here it is asked anew, and one bad name harms nobody
+else. The C library looks names up and cannot be interrupted, so each name has a thread of its own:
+one that asyncio does not know, because it would be waited for when the daemon ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from contextlib import suppress
 from ipaddress import ip_address
 
 from anubis.errors import LocalFailure
@@ -18,6 +21,10 @@ __all__ = ["resolve"]
 
 _TIMEOUT = 5.0  # seconds
 _MAX_ADDRESSES = 8
+_MAX_THREADS = 64  # names that are looked up at one time
+
+_Found = tuple[Endpoint, ...]
+_under_way: dict[NamedEndpoint, asyncio.Future[_Found]] = {}
 
 
 async def resolve(endpoint: NamedEndpoint) -> tuple[Endpoint, ...]:
@@ -26,12 +33,9 @@ async def resolve(endpoint: NamedEndpoint) -> tuple[Endpoint, ...]:
         return (Endpoint(ip_address(endpoint.host), endpoint.port),)
     except ValueError:
         pass
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_TIMEOUT):
-            found = await loop.getaddrinfo(
-                endpoint.host, endpoint.port, type=socket.SOCK_DGRAM, flags=socket.AI_ADDRCONFIG
-            )
+            return await asyncio.shield(_looked_up(endpoint))
     except TimeoutError:
         raise LocalFailure(
             f"the name {endpoint.host} was not resolved within {_TIMEOUT:.0f} s",
@@ -43,5 +47,46 @@ async def resolve(endpoint: NamedEndpoint) -> tuple[Endpoint, ...]:
             f"the name {endpoint.host} cannot be resolved: {getattr(error, 'strerror', error)}",
             "check the name in Endpoint and the name servers of this host",
         ) from None
+
+
+def _looked_up(endpoint: NamedEndpoint) -> asyncio.Future[_Found]:
+    """Return the look-up of an endpoint that is under way, or begin one."""
+    loop = asyncio.get_running_loop()
+    future = _under_way.get(endpoint)
+    if future is not None and future.get_loop() is loop:
+        return future
+    if len(_under_way) >= _MAX_THREADS:
+        raise LocalFailure(f"{_MAX_THREADS} names are being looked up already", "try again soon")
+    future = _under_way[endpoint] = loop.create_future()
+
+    def work() -> None:
+        found: _Found | Exception
+        try:
+            found = _look_up(endpoint)
+        except Exception as error:  # noqa: BLE001 (it belongs to whoever waits for the name)
+            found = error
+        with suppress(RuntimeError):  # the daemon has ended meanwhile
+            loop.call_soon_threadsafe(_deliver, endpoint, future, found)
+
+    threading.Thread(target=work, name="resolver", daemon=True).start()
+    return future
+
+
+def _deliver(
+    endpoint: NamedEndpoint, future: asyncio.Future[_Found], found: _Found | Exception
+) -> None:
+    _under_way.pop(endpoint, None)
+    if isinstance(found, Exception):
+        future.set_exception(found)
+        future.exception()  # whoever asked may have left; that is no reason to complain
+    else:
+        future.set_result(found)
+
+
+def _look_up(endpoint: NamedEndpoint) -> _Found:
+    """Ask the C library, which may take long. Raises OSError or UnicodeError."""
+    found = socket.getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_DGRAM, flags=socket.AI_ADDRCONFIG
+    )
     addresses = dict.fromkeys(ip_address(str(info[4][0])) for info in found)
     return tuple(Endpoint(address, endpoint.port) for address in list(addresses)[:_MAX_ADDRESSES])

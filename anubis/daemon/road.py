@@ -62,19 +62,29 @@ class Road:
         self._peer = peer
         self._clock = clock
         self._endpoints: tuple[Endpoint, ...] = ()
-        self._kicks = 0
+        self._before: Endpoint | None = None
+        self._asked: asyncio.Task[tuple[Endpoint, ...]] | None = None
         self._keepalive = 0
         self.endpoint: Endpoint | None = None
 
     async def open(self) -> None:
-        """See to it that the peer has an endpoint. Raises LocalFailure."""
+        """See to it that the peer has an endpoint. Raises LocalFailure.
+
+        One that served before serves again, while its name is looked up: no name server that is
+        slow or gone keeps us from a peer whose address we know.
+        """
         seen = await self._look()
         if seen is not None:
             self.endpoint, self._keepalive = seen.endpoint, seen.persistent_keepalive
             if self._is_live(seen):
                 return
-        if self._peer.control_endpoint is not None:
-            self._endpoints = await resolve(self._peer.control_endpoint)
+        name = self._peer.control_endpoint
+        if name is not None:
+            if self.endpoint is not None:
+                self._before = self.endpoint
+                self._asked = asyncio.create_task(resolve(name))
+                return
+            self._endpoints = await resolve(name)
             self.endpoint = self._endpoints[0]
             change = PeerChange(
                 self._peer.control_public_key, update_only=True, endpoint=self.endpoint
@@ -85,6 +95,11 @@ class Road:
                 f"{self._peer.name} has no Endpoint and has not called yet",
                 f"give it an Endpoint in {self._peer.location.path}, or let it begin",
             )
+
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        if self._asked is not None:
+            self._asked.cancel()
 
     async def watch(self, contact: Contact, exchange: Exchange) -> None:
         """Tell when the tunnel stands; until an answer comes, make WireGuard try again and again.
@@ -108,19 +123,38 @@ class Road:
                 contact.reach(seen.endpoint)
                 last = seen.last_handshake
                 kick_at = loop.time() + ANSWER_SECONDS
-            if loop.time() >= kick_at:
+            if loop.time() >= kick_at or self._has_moved():
                 await self._kick()
                 exchange.resend()
                 last, pause = 0.0, _POLL_FIRST
                 kick_at = loop.time() + KICK_INTERVAL
 
+    def _has_moved(self) -> bool:
+        """Take in the addresses of the name if they are known by now; return if it left ours.
+
+        The one that served before stays the last resort: the name may be what is out of date.
+        """
+        if self._asked is None or not self._asked.done():
+            return False
+        asked, self._asked = self._asked, None
+        try:
+            found = asked.result()
+        except LocalFailure as error:
+            event(logging.DEBUG, "name_unknown", peer=self._peer.name, reason=error.message)
+            return False
+        news = not self._endpoints or not set(found) <= set(self._endpoints)
+        before = self._before
+        self._endpoints = (*found, before) if before and before not in found else found
+        return news and self.endpoint not in found
+
     async def _kick(self) -> None:
-        """Make the peer anew, at its next address if it has several."""
-        self._kicks += 1
-        if not self._endpoints and self._peer.control_endpoint is not None:
-            self._endpoints = await resolve(self._peer.control_endpoint)
-        if self._endpoints:
-            self.endpoint = self._endpoints[self._kicks % len(self._endpoints)]
+        """Make the peer anew, at its next address if it has several, and ask for its name again."""
+        name, known = self._peer.control_endpoint, self._endpoints
+        at = known.index(self.endpoint) if self.endpoint in known else -1
+        if at + 1 == len(known) and name is not None and self._asked is None:
+            self._asked = asyncio.create_task(resolve(name))
+        if known:
+            self.endpoint = known[(at + 1) % len(known)]
         change = replace(
             resident(self._peer, endpoint=self.endpoint),
             replace=True,
