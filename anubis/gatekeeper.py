@@ -101,6 +101,7 @@ class Gatekeeper:
     def __init__(self, peers: AuthorizedPeers, production: Production) -> None:
         self.peers = peers
         self.wishes = Wishes()
+        self.unfinished: dict[str, float] = {}  # until when the far end may have what we have not
         self._production = production
         self._connections: dict[str, Connection] = {}
 
@@ -246,6 +247,18 @@ class Gatekeeper:
     def closed(self, name: str) -> None:
         """Note that a connection is down."""
         self._connections.pop(name, None)
+
+    def begun(self, name: str, until: float) -> None:
+        """Note, before the far end is asked, that the two ends are about to differ.
+
+        Whoever finds this after a crash takes the connection down at both ends. `until` is when the
+        far end's lease ends at the latest.
+        """
+        self.unfinished[name] = until
+
+    def settled(self, name: str) -> None:
+        """Note that the ends agree again."""
+        self.unfinished.pop(name, None)
 
     def adopt(self, connection: Connection) -> None:
         """Take up a connection of an earlier run of the daemon."""

@@ -76,7 +76,7 @@ class Attempt:
                 await self._install()
                 await self._shake(unchanged=unchanged)
             await self.parts.production.settle(peer)
-            await self.parts.begin(peer, Role.INITIATOR, reply.lease)
+            await self.parts.begin(peer, Role.INITIATOR, reply.lease, self.rivals)
         self._note_wish()
         event(logging.INFO, "up", connection=peer.name, role="initiator", lease=reply.lease)
         return Result(
@@ -101,6 +101,7 @@ class Attempt:
         try:
             async with asyncio.TaskGroup() as group:
                 if self.old is None:
+                    self.parts.note(self.peer, self.lease)
                     endpoints = await self._endpoints()
                     group.create_task(self._shake_early(endpoints))
                 reply = await self.parts.control.ask(
@@ -228,6 +229,7 @@ class Attempt:
         if self.committed:
             for rival in self.rivals:
                 await self.parts.production.commit(rival, None, (peer,))
+                self.parts.settled(rival)
         if tell:
             deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
             try:
@@ -238,3 +240,4 @@ class Attempt:
         # With the session goes a request that nobody answered: WireGuard would keep it for a later
         # handshake, and it would still be carried out.
         await self.parts.fall_silent(peer)
+        self.parts.settled(peer)

@@ -142,7 +142,7 @@ class Daemon:
         )
         parts = Parts(self._gatekeeper, self.control, self._production, clock, random, self.save)
         self._responding = Responding(self._responder, parts)
-        operations = DaemonOperations(parts)
+        operations = self._operations = DaemonOperations(parts)
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         interfaces = (config.control.interface, config.production.interface)
@@ -151,29 +151,14 @@ class Daemon:
 
     async def start(self, saved: SavedState) -> None:
         """Start every part, taking up what an earlier run left. Raises AnubisError."""
-        self._responder.restore(saved.watermarks, saved.forgotten_ns)
-        now = self._clock.boot()
-        peers = self._gatekeeper.peers
-        wishes = self._gatekeeper.wishes
-        for wish in saved.wishes:
-            if peers.by_name(wish.name) is not None:
-                wishes.want(wish.name, wish.lease)
-        for connection in saved.connections:
-            lives = connection.expires > now or connection.name in wishes
-            if peers.by_name(connection.name) is not None and lives:
-                self._gatekeeper.adopt(connection)
-        for wish in wishes:
-            if self._gatekeeper.connection(wish.name) is None:
-                wishes.lose(wish.name, now, 0.0)
-        wishes.hurry(now)
-        self._production.borrowed_mark = saved.borrowed_mark
+        self._take_up(saved)
         async with explained("cannot start"):
             await self.network.adopt(NetworkState())
             with self._shares.held():
                 await self._production.start()
                 await self._production.reconcile(saved.peers, self._gatekeeper.up_peers())
             await self.control.start(
-                peers,
+                self._gatekeeper.peers,
                 mark=self._production.mark,
                 table=self._config.production.table,
                 on_request=self._responding.on_request,
@@ -184,16 +169,39 @@ class Daemon:
         self.save()
         await self._api.start()
 
+    def _take_up(self, saved: SavedState) -> None:
+        """Know again what an earlier run knew, as far as it still holds."""
+        self._responder.restore(saved.watermarks, saved.forgotten_ns)
+        self._production.borrowed_mark = saved.borrowed_mark
+        now = self._clock.boot()
+        peers = self._gatekeeper.peers
+        wishes = self._gatekeeper.wishes
+        for wish in saved.wishes:
+            if peers.by_name(wish.name) is not None:
+                wishes.want(wish.name, wish.lease)
+        for name, until in saved.unfinished.items():
+            if peers.by_name(name) is not None:
+                self._gatekeeper.begun(name, until)
+        for connection in saved.connections:
+            lives = connection.expires > now or connection.name in wishes
+            lives &= connection.name not in saved.unfinished
+            if peers.by_name(connection.name) is not None and lives:
+                self._gatekeeper.adopt(connection)
+        for wish in wishes:
+            if self._gatekeeper.connection(wish.name) is None:
+                wishes.lose(wish.name, now, 0.0)
+        wishes.hurry(now)
+
     async def serve(self) -> None:
         """Serve until cancelled."""
-        await _first(self._leases.run(), self._guard.run())
+        await _first(self._leases.run(), self._guard.run(), self._operations.settle())
 
     async def stop(self) -> None:
         """Tell the far ends, then remove everything that is ours; each step whatever the others do.
 
-        The state file is cut down to the watermarks last, and only if all went well: it knows what
-        is left. The watermarks stay: a request from a clock that is ahead of ours would otherwise
-        be later than our next start, and so fresh once more.
+        The state file is cut down last, and only if all went well: it knows what is left. What far
+        ends have still to be told stays, and the watermarks: a request from a clock that is ahead
+        of ours would otherwise be later than our next start, and so fresh once more.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.control.stop)
@@ -203,7 +211,11 @@ class Daemon:
             stack.push_async_callback(self._api.stop)
         responder = self._responder
         self._write(
-            SavedState(watermarks=responder.watermarks(), forgotten_ns=responder.forgotten_ns)
+            SavedState(
+                watermarks=responder.watermarks(),
+                forgotten_ns=responder.forgotten_ns,
+                unfinished=dict(self._gatekeeper.unfinished),
+            )
         )
         event(logging.INFO, "stopped")
 
@@ -217,6 +229,7 @@ class Daemon:
                 forgotten_ns=self._responder.forgotten_ns,
                 sysctls=dict(self.network.saved_sysctls),
                 borrowed_mark=self._production.borrowed_mark,
+                unfinished=dict(self._gatekeeper.unfinished),
                 wishes=tuple(self._gatekeeper.wishes),
             )
         )

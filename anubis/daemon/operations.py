@@ -19,7 +19,7 @@ from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.refusal import refusal
 from anubis.daemon.road import Contact
-from anubis.errors import LocalFailure, NoAnswer
+from anubis.errors import AnubisError, LocalFailure, NoAnswer
 from anubis.events import ConnectionStatus, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.protocol.wire import Verb
@@ -28,6 +28,7 @@ from anubis.wishes import Wish
 
 __all__ = ["DaemonOperations"]
 
+SETTLE_SECONDS, SETTLE_AT_LEAST = 2.0, 60.0  # between attempts to settle what a crash left
 REVIVE_SECONDS = 10.0  # for what is pinned and was lost to come up again
 
 
@@ -136,6 +137,40 @@ class DaemonOperations:
             replaced = tuple(rival.name for rival in attempt.rivals)
             return replace(result, warnings=tuple(warnings), replaced=replaced)
 
+    async def settle(self) -> None:
+        """Take down, at the far ends, what an earlier run had begun and not ended; until cancelled.
+
+        A far end that cannot be reached is asked again until its lease has ended.
+        """
+        async with asyncio.TaskGroup() as group:
+            for name in self._gatekeeper.unfinished:
+                group.create_task(self._settle(self._gatekeeper.peer(name)))
+        await asyncio.get_running_loop().create_future()
+
+    async def _settle(self, peer: AuthorizedPeer) -> None:
+        pause = SETTLE_SECONDS
+        while not await self._is_settled(peer):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, SETTLE_AT_LEAST)
+
+    async def _is_settled(self, peer: AuthorizedPeer) -> bool:
+        """Ask once; return whether there is nothing more to ask."""
+        async with self._locked(peer):
+            until = self._gatekeeper.unfinished.get(peer.name)
+            if until is None:
+                return True  # somebody has brought it up, or down, meanwhile
+            deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
+            try:
+                await self._control.ask(peer, Verb.DOWN, deadline=deadline, reason="undone")
+                event(logging.INFO, "undone", connection=peer.name)
+            except AnubisError as error:
+                if self._clock.boot() < until:
+                    event(logging.WARNING, "not_undone", connection=peer.name, reason=error.message)
+                    return False
+            await self._parts.fall_silent(peer)
+            self._parts.settled(peer)
+            return True
+
     @asynccontextmanager
     async def _locked_with_rivals(self, peer: AuthorizedPeer) -> AsyncIterator[None]:
         """Hold a connection and all that share its routes and are up, or on the way, by then."""
@@ -173,6 +208,7 @@ class DaemonOperations:
 
     async def _down(self, peer: AuthorizedPeer, deadline: float, report: Report) -> Result:
         """Tell the far end, then remove this side, whatever the far end said."""
+        self._parts.note(peer)
         warnings: list[str] = []
         contact = Contact(lambda endpoint: report("control", endpoint))
         try:
@@ -185,6 +221,7 @@ class DaemonOperations:
             warnings.append(f"{peer.name} could not be told and finds out by itself: {error}")
         await self._parts.end(peer)
         await self._parts.fall_silent(peer)
+        self._parts.settled(peer)
         report("removed")
         event(logging.INFO, "down", connection=peer.name, warning="; ".join(warnings) or None)
         outcome = "local_only" if warnings else "done"

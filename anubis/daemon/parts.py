@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -32,8 +32,38 @@ class Parts:
         """Return a random number in [0, 1)."""
         return self.random(1)[0] / 256
 
-    async def begin(self, peer: AuthorizedPeer, role: Role, lease: int) -> None:
-        """Note that a connection is up for `lease` seconds, and mark its bearer packets."""
+    def note(self, peer: AuthorizedPeer, lease: int | None = None) -> None:
+        """Write down that what the two ends have is about to differ, until it is `settled`.
+
+        `lease` is what the far end is asked for, in seconds; without, it has what we have.
+        """
+        self._note(peer, lease)
+        self.save()
+
+    def _note(self, peer: AuthorizedPeer, lease: int | None = None) -> None:
+        connection = self.gatekeeper.connection(peer.name)
+        left = connection.expires if connection else self.clock.boot()
+        self.gatekeeper.begun(peer.name, self.clock.boot() + lease if lease else left)
+
+    def settled(self, peer: AuthorizedPeer) -> None:
+        """Write down that both ends have the same again."""
+        self.gatekeeper.settled(peer.name)
+        self.save()
+
+    async def begin(
+        self,
+        peer: AuthorizedPeer,
+        role: Role,
+        lease: int,
+        instead_of: Iterable[AuthorizedPeer] = (),
+    ) -> None:
+        """Note that a connection is up for `lease` seconds, and mark its bearer packets.
+
+        In the same write of the state file those that it replaces are noted as about to go.
+        """
+        self.gatekeeper.settled(peer.name)
+        for rival in instead_of:
+            self._note(rival)
         self.gatekeeper.opened(
             peer.name,
             role,

@@ -29,6 +29,7 @@ class SavedState:
 
     `peers` are the production peers that Anubis put there, by connection. `borrowed_mark` tells
     that the fwmark of a stranger's interface was 0 and is set for as long as a connection is up.
+    `unfinished` are the connections whose ends were about to differ.
     """
 
     connections: tuple[Connection, ...] = ()
@@ -37,6 +38,7 @@ class SavedState:
     forgotten_ns: int = 0  # the newest watermark that is not among them, in ns since 1970
     sysctls: dict[str, str] = field(default_factory=dict)
     borrowed_mark: bool = False
+    unfinished: dict[str, float] = field(default_factory=dict)  # until when, by connection
     wishes: tuple[Wish, ...] = ()  # what is pinned; when to ask again is decided anew
 
     def to_json(self) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class SavedState:
             "forgotten_ns": self.forgotten_ns,
             "sysctls": self.sysctls,
             "borrowed_mark": self.borrowed_mark,
+            "unfinished": self.unfinished,
             "wishes": [{"name": wish.name, "lease": wish.lease} for wish in self.wishes],
         }
 
@@ -81,6 +84,7 @@ class SavedState:
             forgotten_ns=int(data["forgotten_ns"]),
             sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
             borrowed_mark=bool(data["borrowed_mark"]),
+            unfinished={str(n): float(until) for n, until in data["unfinished"].items()},
             wishes=tuple(
                 Wish(str(w["name"]), None if w["lease"] is None else int(w["lease"]))
                 for w in data["wishes"]

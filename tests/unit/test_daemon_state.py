@@ -24,6 +24,7 @@ STATE = SavedState(
     forgotten_ns=1_700_000_000_000_000_002,
     sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
     borrowed_mark=True,
+    unfinished={"surya": 4600.5},
     wishes=(Wish("jacinth", 3600), Wish("surya")),
 )
 
