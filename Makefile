@@ -32,6 +32,8 @@ check: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 # The versions of the lock, without the tools of development.
+# The system's Python: the service is not root, and cannot use one in somebody's home directory.
+install: PYTHON := $(or $(wildcard /usr/bin/python3),$(PYTHON))
 install: system  ## on this host: /opt/anubis, the commands in /usr/bin, the systemd unit
 	@$(PYTHON) -c 'import os, sys; sys.exit(os.geteuid() and "error: run make install as root")'
 	@$(PYTHON) -m venv --clear $(PREFIX)
@@ -42,7 +44,12 @@ install: system  ## on this host: /opt/anubis, the commands in /usr/bin, the sys
 	@ln -sf $(PREFIX)/bin/anubis $(PREFIX)/bin/anubisd /usr/bin/
 	@install -m 644 systemd/anubis.service /etc/systemd/system/anubis.service
 	@install -m 644 systemd/anubis.sysusers /usr/lib/sysusers.d/anubis.conf
+	@install -m 644 systemd/anubis.tmpfiles /usr/lib/tmpfiles.d/anubis.conf
 	@systemd-sysusers anubis.conf
+	@systemd-tmpfiles --create anubis.conf
+	@setpriv --reuid=anubisd --regid=anubisd --clear-groups anubisd --help > /dev/null || { \
+		echo "error: user anubisd cannot run /usr/bin/anubisd" >&2; \
+		echo "hint: use a Python that everybody can: make install PYTHON=..." >&2; exit 1; }
 	@echo "installed in $(PREFIX); next: anubis init"
 
 lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows

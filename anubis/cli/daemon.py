@@ -12,7 +12,7 @@ __all__ = ["command"]
 @click.command(name="daemon")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # who may not read it is told what to do
     default=Path("/etc/anubis/anubis.conf"),
     show_default=True,
     help="The configuration file.",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import pwd
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, IPv6Interface
@@ -36,12 +38,21 @@ async def explained(doing: str) -> AsyncIterator[None]:
     try:
         yield
     except BackendPermissionDenied as error:
-        raise LocalFailure(f"{doing}: {error}", "the daemon needs CAP_NET_ADMIN") from error
+        raise LocalFailure(f"{doing}: {error}", _permission_hint(error)) from error
     except BackendUnavailable as error:
         hint = "load the kernel's wireguard module, or install wireguard-go"
         raise LocalFailure(f"{doing}: {error}", hint) from error
     except WireGuardError as error:
         raise LocalFailure(f"{doing}: {error}") from error
+
+
+def _permission_hint(error: BackendPermissionDenied) -> str:
+    # EACCES is a file's word, and the one file is the control socket of a userspace program.
+    if error.errno == errno.EACCES and os.geteuid() != 0:
+        # Not chown: wireguard-go quits when anything about its socket changes.
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        return f"start the program that serves {error.interface} as the daemon's user, {user}"
+    return "the daemon needs CAP_NET_ADMIN"
 
 
 class Interface:

@@ -7,12 +7,11 @@ also when a later part fails to start: a daemon that cannot run leaves nothing b
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from anubis.daemon.api import ApiServer
@@ -25,12 +24,12 @@ from anubis.daemon.log import event, set_up
 from anubis.daemon.notify import notify
 from anubis.daemon.operations import DaemonOperations
 from anubis.daemon.parts import Parts
+from anubis.daemon.process import credentials_directory, only_one
 from anubis.daemon.production import Production
 from anubis.daemon.responding import Responding
 from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
 from anubis.daemon.undumpable import become_undumpable
-from anubis.errors import LocalFailure
 from anubis.files.authorized_peers import HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper, Role
 from anubis.network.apply import Network
@@ -49,24 +48,9 @@ def run(config_path: Path, *, debug: bool) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises AnubisError if it cannot start."""
     set_up(debug=debug)
     become_undumpable()  # before the first key is read
-    host = load_host(config_path)
-    RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
-    with _only_one():
+    host = load_host(config_path, credentials_directory())
+    with only_one(RUN_DIRECTORY):
         asyncio.run(_run(host))
-
-
-@contextmanager
-def _only_one() -> Iterator[None]:
-    """Hold the lock of the running daemon; the kernel drops it however the daemon ends."""
-    path = RUN_DIRECTORY / "lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalFailure(
-                "another anubis daemon is running on this host", "systemctl status anubis"
-            ) from None
-        yield
 
 
 async def _run(host: HostFiles) -> None:

@@ -115,7 +115,10 @@ class StateFile:
         if text == self._written:
             return
         temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # What lies there is of a killed daemon, or a trap of who owned the directory before.
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600)
         with open(descriptor, "w") as file:  # noqa: PTH123  the descriptor carries the mode
             file.write(text)
         temporary.replace(self._path)

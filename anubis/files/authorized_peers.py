@@ -92,16 +92,17 @@ class HostFiles:
         return OwnKeys(self.production_key.public_key(), self.control_key.public_key())
 
 
-def load_host(path: Path) -> HostFiles:
+def load_host(path: Path, credentials: Path | None = None) -> HostFiles:
     """Read `anubis.conf`, the authorized peers and both key files.
 
-    Raises ConfigError with the problems of all of them.
+    `credentials` is the directory of what systemd hands to its service. Raises ConfigError with
+    the problems of all of them.
     """
     config, problems = examine_config(path)
     keys: list[PrivateKey] = []
     for key_file in (config.production.private_key_file, config.control.private_key_file):
         try:
-            keys.append(read_private_key(key_file))
+            keys.append(read_private_key(key_file, credentials))
         except ConfigError as error:
             problems.extend(error.problems)
     own = OwnKeys(keys[0].public_key(), keys[1].public_key()) if len(keys) == 2 else None

@@ -11,11 +11,18 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from anubis.errors import ConfigError, Location, Problem
+from anubis.files.service import (
+    SERVICE,
+    credential,
+    denied_hint,
+    denied_key_hint,
+    service_group,
+)
 from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PrivateKey
 
@@ -37,21 +44,24 @@ _READABLE = stat.S_IRGRP | stat.S_IROTH
 
 @dataclass(frozen=True, slots=True)
 class GuardedFile:
-    """The content of a trusted file; `private` says that group and others cannot read it."""
+    """The content of a trusted file, and who by its mode can read it."""
 
     path: Path
     data: bytes
-    private: bool
+    private: bool  # nobody but the owner and the service
+    owner_only: bool = False
 
 
-def read_guarded(path: Path, *, limit: int = MAX_FILE, missing: str | None = None) -> GuardedFile:
+def read_guarded(
+    path: Path, *, limit: int = MAX_FILE, missing: str | None = None, denied: str | None = None
+) -> GuardedFile:
     """Read a trusted file of at most `limit` bytes. Raises ConfigError otherwise.
 
     Symbolic links are followed, so that files may be kept by a tool elsewhere; what counts is the
     file that the name leads to, and every directory on the way. `missing` is the hint for a file
-    that does not exist.
+    that does not exist, `denied` for one that we may not read, instead of the usual one.
     """
-    with _problems_of(path, missing):
+    with _problems_of(path, missing, denied or denied_hint(path)):
         real = path.resolve(strict=True)
         check_directories(path)
         # The real path has no link at its end: one that appears now was put there to deceive.
@@ -66,20 +76,29 @@ def read_guarded(path: Path, *, limit: int = MAX_FILE, missing: str | None = Non
             os.close(descriptor)
     if len(data) > limit:
         raise _refusal(path, f"more than {limit} bytes", "this cannot be the right file")
-    return GuardedFile(path, data, private=not status.st_mode & _READABLE)
+    readers = status.st_mode & _READABLE
+    private = not readers or (readers == stat.S_IRGRP and status.st_gid == service_group())
+    return GuardedFile(path, data, private=private, owner_only=not readers)
 
 
-def read_private_key(path: Path) -> PrivateKey:
+def read_private_key(path: Path, credentials: Path | None = None) -> PrivateKey:
     """Read a key file as `wg genkey` writes it: 44 characters and a line feed.
+
+    `credentials` is the directory of what systemd hands to its service. A key that is there is
+    taken from there; its file, if there is one, must be as it has to be all the same.
 
     Raises ConfigError, which never shows anything of the content, if the file is not trusted,
     readable by others, or holds no key.
     """
-    file = read_guarded(path, limit=_MAX_KEY_FILE, missing="`anubis keygen` makes it")
-    if not file.private:
-        raise _refusal(path, "others can read this private key", private_hint(path))
+    data = _handed_over(path, credentials)
+    if data is None:
+        missing, denied = "`anubis keygen` makes it", denied_key_hint(path)
+        file = read_guarded(path, limit=_MAX_KEY_FILE, missing=missing, denied=denied)
+        if not file.owner_only:
+            raise _exposed(path)
+        data = file.data
     try:
-        key = PrivateKey.from_base64(file.data.rstrip(b" \t\r\n").decode("ascii"))
+        key = PrivateKey.from_base64(data.rstrip(b" \t\r\n").decode("ascii"))
     except (UnicodeDecodeError, KeyFormatError):
         raise _refusal(
             path,
@@ -95,9 +114,33 @@ def read_private_key(path: Path) -> PrivateKey:
     return key
 
 
+def _handed_over(path: Path, credentials: Path | None) -> bytes | None:
+    """Return the key that systemd handed over, unless its file is unsafe; None if there is none.
+
+    The copy that systemd made for us is not looked at: its modes are an access control list's.
+    """
+    with _problems_of(path, None, None):
+        data = credential(path, credentials)
+    if data is not None:
+        # A file that does not exist here, or cannot be seen, is one that nobody else sees either.
+        with suppress(FileNotFoundError, PermissionError):
+            status = path.stat()
+            check_directories(path)
+            _check_file(path, status)
+            if status.st_mode & _READABLE:
+                raise _exposed(path)
+    return data
+
+
+def _exposed(path: Path) -> ConfigError:
+    return _refusal(path, "others can read this private key", f"chmod 600 {_quoted(path)}")
+
+
 def private_hint(path: Path) -> str:
-    """Return the command that keeps others from reading a file."""
-    return f"chmod 600 {_quoted(path)}"
+    """Return the command that keeps others, but not the service, from reading a file."""
+    if service_group() is None:
+        return f"chmod 600 {_quoted(path)}"
+    return f"chgrp {SERVICE} {_quoted(path)} && chmod 640 {_quoted(path)}"
 
 
 def check_directories(path: Path) -> None:
@@ -145,14 +188,14 @@ def _read(descriptor: int, limit: int) -> bytes:
 
 
 @contextmanager
-def _problems_of(path: Path, missing: str | None) -> Iterator[None]:
+def _problems_of(path: Path, missing: str | None, denied: str | None) -> Iterator[None]:
     """Turn what the system says about a file into a ConfigError."""
     try:
         yield
     except FileNotFoundError:
         raise _refusal(path, "there is no such file", missing) from None
     except PermissionError:
-        raise _refusal(path, "you may not read this file", "become root, with sudo") from None
+        raise _refusal(path, "you may not read this file", denied) from None
     except RuntimeError:  # Path.resolve, up to Python 3.12, for a circle of links
         raise _refusal(path, "a circle of symbolic links", "put a plain file there") from None
     except OSError as error:

@@ -18,6 +18,7 @@ from anubis.errors import LocalFailure, NotPermitted
 from anubis.files.config import Config, load_config, parse_config
 from anubis.files.keyfile import check_directories, read_private_key
 from anubis.files.peer_checks import OwnKeys
+from anubis.files.service import service_group
 from anubis.wireguard.keys import PrivateKey
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 _DIRECTORY_MODE = 0o755  # the files guard themselves; anubis.conf is for everybody to read
 _PRIVATE = 0o600
 _PUBLIC = 0o644
+_SERVICE = 0o640
 
 Random = Callable[[int], bytes]
 
@@ -71,9 +73,12 @@ def write_configuration(
     """
     text = configuration_text(addresses)
     parse_config(text.encode(), path)  # what we write is held to what we read
+    # It may come to hold preshared keys; it is too large for a credential, and is read again.
+    group = service_group() if os.geteuid() == 0 else None
+    mode = _PRIVATE if group is None else _SERVICE
     files = [
         create_file(path, text, _PUBLIC),
-        create_file(path.parent / "authorized_peers", authorized_peers_text(), _PRIVATE),
+        create_file(path.parent / "authorized_peers", authorized_peers_text(), mode, group),
     ]
     return load_config(path), files
 
@@ -135,8 +140,8 @@ ControlPublicKey = {own.control}
 """
 
 
-def create_file(path: Path, text: str, mode: int) -> WrittenFile:
-    """Write a new file, or keep the one that is there.
+def create_file(path: Path, text: str, mode: int, group: int | None = None) -> WrittenFile:
+    """Write a new file, of this group if one is given, or keep the one that is there.
 
     The name appears with the complete content on the disk and the final mode, whatever the umask:
     the file is made under another name, synchronized, and then linked, which fails if the name is
@@ -150,7 +155,7 @@ def create_file(path: Path, text: str, mode: int) -> WrittenFile:
             return WrittenFile(path, made=False)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
         try:
-            _write(temporary, text.encode(), mode)
+            _write(temporary, text.encode(), mode, group)
             os.link(temporary, path)
         except FileExistsError:
             return WrittenFile(path, made=False)
@@ -161,12 +166,14 @@ def create_file(path: Path, text: str, mode: int) -> WrittenFile:
     return WrittenFile(path, made=True)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write(path: Path, data: bytes, mode: int, group: int | None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     # Never more than the owner's rights while it is written, and no umask in the end.
     with open(os.open(path, flags, _PRIVATE), "wb") as file:  # noqa: PTH123  a descriptor
         file.write(data)
         file.flush()
+        if group is not None:
+            os.fchown(file.fileno(), -1, group)
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
 

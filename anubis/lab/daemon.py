@@ -17,6 +17,7 @@ from pathlib import Path
 
 from anubis.errors import LocalFailure
 from anubis.lab.entry import entering, environment, host_process, host_processes
+from anubis.lab.service import as_service
 from anubis.lab.state import StateDirectory
 
 __all__ = ["Daemon", "DaemonFailed", "end_process"]
@@ -93,7 +94,7 @@ class Daemon:
             raise LocalFailure(f"the daemon of {self.host} runs already")
         with self._state.log(self.host).open("ab") as log:
             subprocess.run(
-                entering(self._state, self.host, ["setsid", "--fork", *_COMMAND]),
+                entering(self._state, self.host, ["setsid", "--fork", *as_service(_COMMAND)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,13 +1,16 @@
 """Namespaces and mounts by system call, and a host's private view of the file system.
 
 Owns what Python 3.11 lacks (`unshare`, `mount`) and the trick by which a host gets an `/etc` of
-its own without anything being created in the machine's. Refuses to know which hosts there are.
+its own without anything being created in the machine's, and in which a user who is not root can run
+this program wherever it is installed. Refuses to know which hosts there are.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import stat
+import sys
 from collections.abc import Iterable
 from enum import IntFlag
 from pathlib import Path
@@ -42,6 +45,8 @@ class _Mount(IntFlag):
 
 
 _PR_SET_NAME = 15  # linux/prctl.h
+_TUN = Path("/dev/net/tun")
+_EVERYBODY = 0o666
 _MACHINE = Path("/run/machine")  # where a host sees the machine's own files, read-only
 
 
@@ -80,6 +85,48 @@ def private_file_system(files: Iterable[File]) -> None:
         _cover(directory)
     for file in files:
         _write(file)
+    for needed in (Path(sys.prefix), Path(sys.base_prefix), Path(__file__)):
+        _open_way(needed)
+    _open_tun()
+
+
+def _open_way(target: Path) -> None:
+    """Let everybody pass through the directories above `target`, each of which may be closed."""
+    for directory in reversed(target.parents):
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            _uncover(directory)
+
+
+def _uncover(directory: Path) -> None:
+    """Put an open directory in place of a closed one, with all that was there."""
+    below = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _mount("tmpfs", directory, "tmpfs", _Mount.NO_SUID | _Mount.NO_DEVICES, "mode=755")
+        for entry in os.scandir(below):
+            there = directory / entry.name
+            source = f"/proc/self/fd/{below}/{entry.name}"
+            if entry.is_symlink():
+                there.symlink_to(Path(source).readlink())
+                continue
+            if entry.is_dir():
+                there.mkdir()
+            else:
+                there.touch()
+            _mount(source, there, "", _Mount.BIND | _Mount.RECURSIVE)
+    finally:
+        os.close(below)
+
+
+def _open_tun() -> None:
+    """Let everybody open the TUN device, as udev does; without udev only root can.
+
+    What may be done with it needs CAP_NET_ADMIN.
+    """
+    status = _TUN.stat()
+    if stat.S_IMODE(status.st_mode) != _EVERYBODY:
+        _mount("tmpfs", _TUN.parent, "tmpfs", _Mount.NO_SUID, "mode=755")
+        os.mknod(_TUN, stat.S_IFCHR, status.st_rdev)
+        _TUN.chmod(_EVERYBODY)
 
 
 def _cover(directory: Path) -> None:

@@ -53,7 +53,8 @@ _HOSTS_FILE = """\
 10.9.8.11 selen
 2001:db8:9::11 selen
 """
-_GROUP = "anubis:x:4297:\n"  # its members may change connections
+_GROUPS = "anubis:x:4297:\nanubisd:x:4298:\n"  # who may change connections; the daemon's own
+_USER = "anubisd:x:4298:4298:Anubis daemon:/:/usr/sbin/nologin\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,13 @@ def new_keys(random: Callable[[int], bytes], *, one_key: bool) -> HostKeys:
 
 
 def common_files(name: str) -> tuple[File, ...]:
-    """Return what every host has: its name, the others' names, group anubis."""
+    """Return what every host has: its name, the others' names, Anubis's groups and user."""
     return (
         File("/etc/hostname", f"{name}\n"),
         File("/etc/hosts", _HOSTS_FILE),
         File("/etc/resolv.conf", "# nobody to ask here\n"),
-        File("/etc/group", _GROUP, append=True),
+        File("/etc/group", _GROUPS, append=True),
+        File("/etc/passwd", _USER, append=True),
     )
 
 

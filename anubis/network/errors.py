@@ -27,8 +27,8 @@ class NetworkError(LocalFailure):
 
 
 _HINTS = {
-    codes.EPERM: "the daemon needs CAP_NET_ADMIN: start it as root",
-    codes.EACCES: "the daemon needs CAP_NET_ADMIN: start it as root",
+    codes.EPERM: "the daemon needs CAP_NET_ADMIN: start it by its unit, or as root",
+    codes.EACCES: "the daemon needs CAP_NET_ADMIN: start it by its unit, or as root",
     codes.ENETDOWN: "bring the interface up first",
     codes.EAFNOSUPPORT: "this kernel was started without IPv4 or IPv6",
 }

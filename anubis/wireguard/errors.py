@@ -70,7 +70,6 @@ _BY_ERRNO: dict[int, type[BackendError]] = {
 }
 _ADVICE = {
     codes.EPERM: "CAP_NET_ADMIN is needed: become root",
-    codes.EACCES: "CAP_NET_ADMIN is needed: become root",
     codes.EADDRINUSE: "another program has the UDP port: choose another ListenPort",
 }
 

@@ -240,7 +240,9 @@ def test_a_preshared_key_is_used_and_must_agree(lab: Lab, before: dict[str, str]
     right, wrong = (lab.run("xena", "wg", "genpsk").stdout.strip() for _ in range(2))
     edits = []
     for host, peer in (("xena", "jacinth"), ("jacinth", "xena")):
-        lab.path(host, AUTHORIZED_PEERS).chmod(0o600)
+        # As `anubis init` makes it: the service reads it, and nobody else does.
+        lab.run(host, "chgrp", "anubisd", AUTHORIZED_PEERS, check=True)
+        lab.path(host, AUTHORIZED_PEERS).chmod(0o640)
         name = f"Name = {peer}\n"
         edits.append(Edit(host, AUTHORIZED_PEERS, name, f"{name}PresharedKey = {right}\n"))
     with configured(lab, *edits):

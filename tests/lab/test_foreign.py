@@ -32,7 +32,12 @@ from tests.lab.steps import (
 ROUNDS = 10
 PERMANENT = {"selen": ("10.88.0.11", "fd88::11"), "surya": ("10.88.0.2", "fd88::2")}
 ENDPOINTS = {"selen": "10.9.8.11:5000", "surya": "203.0.113.2:5000"}
-MAKE = "ip link add {0} type wireguard 2>/dev/null || wireguard-go {0} 2>/dev/null"
+# The daemon is not root: it can use a wireguard-go of its own user only.
+MAKE = (
+    "ip link add {0} type wireguard 2>/dev/null ||"
+    " setpriv --reuid=anubisd --regid=anubisd --clear-groups --inh-caps=+net_admin"
+    " --ambient-caps=+net_admin wireguard-go {0} 2>/dev/null"
+)
 
 
 def public_key(lab: Lab, host: str, interface: str) -> str:
@@ -59,6 +64,7 @@ def far_ends(lab: Lab) -> None:
     for host, (ipv4, ipv6) in PERMANENT.items():
         lab.run(
             host, "sh", "-ec",
+            "install -d -m 1775 -g anubisd /run/wireguard;"
             f"{MAKE.format('perm')}; umask 077; wg genkey > /run/perm.key;"
             "wg set perm listen-port 5000 private-key /run/perm.key"
             f" peer {xena} allowed-ips 10.88.0.10/32,fd88::10/128;"

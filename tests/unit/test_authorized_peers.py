@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import subprocess
 from contextlib import suppress
@@ -594,6 +595,21 @@ def test_preshared_keys_are_not_for_everybody_to_read(etc: Path) -> None:
     assert f"chmod 600 {path}" in text.replace("(chmod 600 ", f"(chmod 600 {etc}/")
     assert secret not in text
     path.chmod(0o600)
+    assert len(load_authorized_peers(path)) == 1
+
+
+def test_preshared_keys_are_for_the_service_to_read(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the service is installed, the remedy is one with which it can still read the file."""
+    monkeypatch.setattr("anubis.files.keyfile.service_group", lambda: 4298)
+    path = etc / "authorized_peers"
+    path.chmod(0o644)
+    secret = base64.b64encode(secrets.token_bytes(32)).decode()
+    path.write_text(stanza(1, f"PresharedKey = {secret}"))
+    assert "(chgrp anubisd authorized_peers && chmod 640 authorized_peers)" in said(etc)
+    os.chown(path, -1, 4298)
+    path.chmod(0o640)
     assert len(load_authorized_peers(path)) == 1
 
 

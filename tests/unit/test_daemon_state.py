@@ -86,3 +86,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"state\.new"):
         StateFile(path).save(SavedState())
     assert StateFile(path).load() == STATE
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    """Who owned the directory before cannot have the daemon write elsewhere."""
+    (tmp_path / "state.new").symlink_to(tmp_path / "elsewhere")
+    StateFile(tmp_path / "state.json").save(STATE)
+    assert not (tmp_path / "elsewhere").exists()
+    assert StateFile(tmp_path / "state.json").load() == STATE

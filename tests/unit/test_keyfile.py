@@ -281,3 +281,64 @@ def test_written_configuration_says_the_addresses(tmp_path: Path) -> None:
     again, files = write_configuration(tmp_path / "anubis.conf", addresses[:1])
     assert again == config
     assert [file.made for file in files] == [False, False]
+
+
+def test_a_key_that_was_handed_over_is_taken(key_file: Path, tmp_path: Path) -> None:
+    """The service gets a copy of what root alone can read, by the name that the unit gives it."""
+    handed = tmp_path / str(key_file).strip("/").replace("/", "-")
+    handed.write_text(f"{KEY.base64()}\n")
+    handed.chmod(0o440)  # an access control list shows itself in the group's place
+    key_file.write_text("not what counts")
+    assert read_private_key(key_file, tmp_path) == KEY
+    key_file.unlink()
+    assert read_private_key(key_file, tmp_path) == KEY
+
+
+@pytest.mark.parametrize("handed", [None, b"", b"\n"])
+def test_a_key_that_was_not_handed_over_is_read(
+    key_file: Path, tmp_path: Path, handed: bytes | None
+) -> None:
+    """The unit hands over a blank for a missing file; then the file itself is asked for."""
+    if handed is not None:
+        (tmp_path / str(key_file).strip("/").replace("/", "-")).write_bytes(handed)
+    assert read_private_key(key_file, tmp_path) == KEY
+    key_file.unlink()
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_private_key(key_file, tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_that_was_handed_over_must_be_safe_where_it_is(
+    key_file: Path, tmp_path: Path, mode: int
+) -> None:
+    """Also systemd would hand over a key that everybody can read; the daemon refuses it."""
+    (tmp_path / str(key_file).strip("/").replace("/", "-")).write_text(KEY.base64())
+    key_file.chmod(mode)
+    with pytest.raises(ConfigError, match=f"others can .*{key_file}"):
+        read_private_key(key_file, tmp_path)
+
+
+@pytest.mark.parametrize(("group", "private"), [(4298, True), (0, False), (None, False)])
+def test_what_the_service_reads_is_private(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch, group: int | None, private: bool
+) -> None:
+    """A file of group anubisd is nobody's but root's and the daemon's; a key is not even that."""
+    monkeypatch.setattr("anubis.files.keyfile.service_group", lambda: group)
+    os.chown(key_file, -1, 4298)
+    key_file.chmod(0o640)
+    assert read_guarded(key_file).private is private
+    assert "others can read this private key" in refusal(key_file)
+    key_file.chmod(0o644)
+    assert not read_guarded(key_file).private
+
+
+def test_the_peers_are_for_the_service_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the service is installed, `anubis init` lets it read the file that may hold secrets."""
+    monkeypatch.setattr("anubis.files.setup_host.service_group", lambda: 4298)
+    etc = tmp_path / "etc"
+    write_configuration(etc / "anubis.conf", [ip_interface("10.9.0.1/32")])
+    status = (etc / "authorized_peers").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 4298, 0o640)
+    assert (etc / "anubis.conf").stat().st_gid == 0
