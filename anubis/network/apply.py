@@ -139,12 +139,14 @@ class Network:
 
     async def _found(self, desired: NetworkState, look: Change) -> NetworkState:
         """Read what there is of the kinds to look at; the others are taken to be as desired."""
-        routes, rules = desired.routes, desired.rules
+        routes, rules, tables = desired.routes, desired.rules, desired.tables
         if look & (Change.ROUTE | Change.LINK | Change.ADDRESS):
             routes = await self.netlink.routes()
         if look & Change.RULE:
             rules = await self.netlink.rules()
-        return NetworkState(routes, rules, desired.tables, desired.sysctls)
+        if look & Change.NFTABLES:
+            tables = await self.nft.intact(tables)
+        return NetworkState(routes, rules, tables, desired.sysctls)
 
     async def _change(self, desired: NetworkState) -> None:
         done: list[tuple[Step, bool]] = []

@@ -8,6 +8,7 @@ its text is what an administrator reads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -21,11 +22,15 @@ __all__ = ["Nft", "NftName"]
 
 NftName = tuple[str, str]  # family, name
 
+_MAX_PRINTED = 16  # there are two tables; one of them has a body for each mark
 _DEADLINE = 10.0  # seconds; a change takes about ten milliseconds
 
 
 class Nft:
     """The nftables of the network namespace that the process is in."""
+
+    def __init__(self) -> None:
+        self._printed: dict[NftTable, str] = {}  # what `nft` prints for what was loaded
 
     async def change(self, remove: Collection[NftName], add: Collection[NftTable]) -> None:
         """Remove and add tables in one transaction: all of it or, with NetworkError, nothing.
@@ -39,6 +44,33 @@ class Nft:
         names |= {f"{table.family} {table.name}" for table in add}
         what = f"change the nftables table {', '.join(sorted(names))}"
         await _nft(what, ["-f", "-"], "".join(lines))
+        for table in add:
+            if table not in self._printed:
+                with contextlib.suppress(NetworkError):  # `intact` can do without
+                    await self._learn(table)
+
+    async def intact(self, wanted: Collection[NftTable]) -> frozenset[NftTable]:
+        """Return the wanted tables that exist, a changed one as it is now.
+
+        Changed is what `nft` prints otherwise than just after it was loaded: what the kernel has
+        cannot be compared with what was asked for.
+        """
+        found = await asyncio.gather(*(self._intact(table) for table in wanted))
+        return frozenset(table for table in found if table is not None)
+
+    async def _intact(self, wanted: NftTable) -> NftTable | None:
+        try:
+            seen = await self._table(wanted.family, wanted.name)
+        except NetworkError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return wanted if self._printed.get(wanted, seen.body) == seen.body else seen
+
+    async def _learn(self, table: NftTable) -> None:
+        if len(self._printed) >= _MAX_PRINTED:
+            self._printed.clear()
+        self._printed[table] = (await self._table(table.family, table.name)).body
 
     async def tables(self, names: Iterable[NftName]) -> frozenset[NftTable]:
         """Return those of the named tables that exist, with their bodies as `nft` prints them."""
@@ -87,4 +119,6 @@ def _refusal(what: str, complaint: str) -> NetworkError:
     first = complaint.strip().partition("\n")[0] or "nft failed without a word"
     if "Operation not permitted" in complaint:
         return explain(what, errno.EPERM, first)
+    if "No such file or directory" in first:
+        return explain(what, errno.ENOENT, first)
     return NetworkError(f"cannot {what}: {first}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
+from contextlib import closing
 
 import pytest
 
@@ -34,38 +33,47 @@ RESTORED_SECONDS = 0.1
 ROUNDS = 3
 PATIENCE_SECONDS = 10.0  # for a test to see that nothing comes
 
-_LINE = re.compile(r"^\[([^]]+)\] (Deleted )?(.*?)\s*$", re.M)
-
 
 class Monitor:
-    """`ip monitor`: what the kernel told of the host's network, each with its time."""
+    """What `ip monitor` or `nft monitor` told of a host's network, each line with its time."""
 
-    def __init__(self, lab: Lab, host: str, output: Path) -> None:
-        self._output = output
-        with output.open("a") as file:
-            self._process = lab.popen(
-                host, "ip", "-ts", "monitor", "rule", "route", "link", stdout=file
-            )
-        wait_until(lambda: self._listens(lab, host), PATIENCE_SECONDS, "ip monitor listens")
-        output.write_text("")
+    def __init__(self, lab: Lab, host: str, *command: str, mark: tuple[str, str]) -> None:
+        """Listen; `mark` is a harmless change and its undoing, by which it is known to listen."""
+        self.lines: list[tuple[float, str]] = []
+        self._process = lab.popen(host, *command)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
-    def _listens(self, lab: Lab, host: str) -> bool:
-        lab.run(host, "ip", "rule", "add", "priority", "1", "lookup", "1", check=True)
-        lab.run(host, "ip", "rule", "del", "priority", "1", check=True)
-        return "Deleted" in self._output.read_text()
+        def listens() -> bool:
+            for change in mark:
+                lab.run(host, *change.split(), check=True)
+            return any("elete" in line for _at, line in self.lines)
+
+        try:
+            wait_until(listens, PATIENCE_SECONDS, f"{command} listens")
+        except BaseException:
+            self.close()
+            raise
+        self.lines.clear()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append((time.monotonic(), line.strip()))
 
     def close(self) -> None:
         """End it."""
         self._process.terminate()
+        self._reader.join()
         self._process.communicate()
 
     def gaps(self) -> list[float]:
-        """Return, for all that was deleted and came back, how long it was away, in seconds."""
+        """Return, for all that `ip` told deleted and then there, how long it was away, in s."""
         gone: dict[str, float] = {}
         found = []
-        for when, deleted, what in _LINE.findall(self._output.read_text()):
-            at = datetime.fromisoformat(when).timestamp()
-            if deleted:
+        for at, line in self.lines:
+            what = line.removeprefix("Deleted ")
+            if what != line:
                 gone[what] = at
             elif what in gone:
                 found.append(at - gone.pop(what))
@@ -78,14 +86,17 @@ class Monitor:
         )
 
 
-@contextmanager
-def monitored(lab: Lab, host: str, directory: Path) -> Iterator[Monitor]:
-    """Listen for as long as the context is open."""
-    monitor = Monitor(lab, host, directory / "monitor")
-    try:
-        yield monitor
-    finally:
-        monitor.close()
+def ip_monitor(lab: Lab, host: str) -> closing[Monitor]:
+    """Listen to rules, routes, addresses and links."""
+    mark = ("ip rule add priority 1 lookup 1", "ip rule del priority 1")
+    command = ("ip", "monitor", "rule", "route", "address", "link")
+    return closing(Monitor(lab, host, *command, mark=mark))
+
+
+def nft_monitor(lab: Lab, host: str) -> closing[Monitor]:
+    """Listen to nftables."""
+    mark = ("nft add table ip listens", "nft delete table ip listens")
+    return closing(Monitor(lab, host, "nft", "monitor", mark=mark))
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +115,16 @@ def everywhere(lab: Lab) -> Iterator[str]:
 
 
 def restored(lab: Lab, before: str, host: str = "xena") -> None:
-    """Wait until a host's network is as it was, to the byte."""
-    wait_until(lambda: snapshot(lab, host) == before, PATIENCE_SECONDS, f"{host} is as before")
+    """Wait until a host's network is as it was, line by line.
+
+    Not byte by byte: a table or a route that came back stands behind those that never left.
+    """
+    lines = sorted(before.splitlines())
+    wait_until(
+        lambda: sorted(snapshot(lab, host).splitlines()) == lines,
+        PATIENCE_SECONDS,
+        f"{host} is as before",
+    )
 
 
 def logged(lab: Lab, text: str, host: str = "xena") -> None:
@@ -137,13 +156,13 @@ def our_rules(lab: Lab) -> list[tuple[str, str]]:
     return found
 
 
-def test_each_rule_that_is_deleted_is_put_back(lab: Lab, everywhere: str, tmp_path: Path) -> None:
+def test_each_rule_that_is_deleted_is_put_back(lab: Lab, everywhere: str) -> None:
     """One after the other, as `ip rule del` deletes them."""
     rules = our_rules(lab)
     assert len(rules) >= 12
 
     def delete_each() -> list[float]:
-        with monitored(lab, "xena", tmp_path) as monitor:
+        with ip_monitor(lab, "xena") as monitor:
             for count, (family, priority) in enumerate(rules, 1):
                 lab.run("xena", "ip", family, "rule", "del", "priority", priority, check=True)
                 monitor.await_gaps(count)
@@ -156,14 +175,12 @@ def test_each_rule_that_is_deleted_is_put_back(lab: Lab, everywhere: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_flushed_routes_and_rules_are_put_back(
-    lab: Lab, everywhere: str, tmp_path: Path, family: int
-) -> None:
+def test_flushed_routes_and_rules_are_put_back(lab: Lab, everywhere: str, family: int) -> None:
     """All at once, as a restart of systemd-networkd or `ip route flush` takes them."""
     flush = f"ip -{family} route flush table 214; ip -{family} rule flush protocol 214"
 
     def flush_all() -> list[float]:
-        with monitored(lab, "xena", tmp_path) as monitor:
+        with ip_monitor(lab, "xena") as monitor:
             lab.run("xena", "sh", "-ec", flush, check=True)
             restored(lab, everywhere)
             monitor.await_gaps(6)
@@ -182,6 +199,32 @@ def test_a_replaced_route_is_put_back(lab: Lab, everywhere: str, family: int, ne
     lab.run("xena", *command.split(), check=True)
     restored(lab, everywhere)
     logged(lab, f'vanished what="route {network} dev wg0 table 214" put_right_ms=')
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("nft delete table inet anubis", 'vanished what="nftables table inet anubis"'),
+        ("nft flush chain inet anubis input", 'changed what="nftables table inet anubis"'),
+        ("nft insert rule inet anubis input accept", 'changed what="nftables table inet anubis"'),
+        ("nft flush ruleset", 'vanished what="nftables table inet anubis, nftables table inet'),
+    ],
+)
+def test_nftables_that_were_changed_are_put_back(
+    lab: Lab, everywhere: str, command: str, named: str
+) -> None:
+    """As `nft` changes them; the whole table is replaced in one transaction."""
+
+    def change() -> list[float]:
+        with nft_monitor(lab, "xena") as monitor:
+            lab.run("xena", *command.split(), check=True)
+            restored(lab, everywhere)
+            first = next(at for at, line in monitor.lines if " inet anubis" in line)
+            added = (at for at, line in monitor.lines if line == "add table inet anubis")
+            return [next(added) - first]
+
+    in_time(command, change)
+    logged(lab, named)
 
 
 def test_who_deletes_again_and_again_is_met_with_patience(lab: Lab, everywhere: str) -> None:

@@ -36,6 +36,13 @@ CHANGES = {
     "ip -6 route add throw fd00:5::/64 table 214 proto 214": {
         ("route fd00:5::/64 throw table 214", "appeared")
     },
+    "nft delete table inet anubis": {("nftables table inet anubis", "vanished")},
+    "nft flush chain inet anubis input": {("nftables table inet anubis", "changed")},
+    "nft insert rule inet anubis input accept": {("nftables table inet anubis", "changed")},
+    "nft add table inet anubis { flags dormant; }": {("nftables table inet anubis", "changed")},
+    "nft flush ruleset": {
+        ("nftables table inet anubis, nftables table inet anubis_bearer", "vanished")
+    },
 }
 
 
