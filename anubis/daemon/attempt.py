@@ -33,7 +33,6 @@ __all__ = ["Attempt"]
 HEAD_START = 0.012  # seconds that the far end is given to install us before we shake hands
 GRACE = 0.03  # seconds after the reply in which the early handshake may still succeed
 RESHAKE_INTERVAL = 1.0  # seconds without a handshake, after which one is begun afresh
-GOODBYE_SECONDS = 2.0  # for telling the far end after a failure
 HANDSHAKE_FRESH = 180.0  # REJECT_AFTER_TIME of the WireGuard paper
 _POLL_FIRST = 0.002  # seconds
 _POLL_LAST = 0.05  # seconds
@@ -231,11 +230,7 @@ class Attempt:
                 await self.parts.production.commit(rival, None, (peer,))
                 self.parts.settled(rival)
         if tell:
-            deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
-            try:
-                await self.parts.control.ask(peer, Verb.DOWN, deadline=deadline, reason="undone")
-            except AnubisError as error:
-                event(logging.WARNING, "undo_not_told", connection=peer.name, reason=error.message)
+            await self.parts.goodbyes.say(peer, "undone")
         await self.parts.end(peer)
         # With the session goes a request that nobody answered: WireGuard would keep it for a later
         # handshake, and it would still be carried out.

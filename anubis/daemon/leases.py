@@ -14,14 +14,13 @@ from contextlib import suppress
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
-from anubis.gatekeeper import Connection, Due, Role, retry_seconds
+from anubis.gatekeeper import Connection, Due, retry_seconds
 from anubis.protocol.wire import Result, Verb
 from anubis.wishes import Wish
 
 __all__ = ["Leases"]
 
 RENEW_SECONDS = 10.0  # for one renewal to be answered
-GOODBYE_SECONDS = 2.0  # for telling the far end that its lease has ended
 MAX_SLEEP = 60.0  # seconds; the sleeper's clock stands still in suspend, leases do not
 
 
@@ -51,7 +50,7 @@ class Leases:
                         group.create_task(self._renew(connection))
                     else:
                         await self._end(connection, "the lease has ended")
-                        group.create_task(self._tell(connection, "the lease has ended"))
+                        group.create_task(self._part(connection, "the lease has ended"))
                 for wish in self._gatekeeper.wishes.take_due(now):
                     group.create_task(self._ask_again(wish))
                 await self._sleep()
@@ -78,8 +77,7 @@ class Leases:
 
     async def farewell(self) -> None:
         """Before the daemon stops: tell every far end, all at once and not for long."""
-        asks = [self._tell(connection, "shutdown") for connection in self._gatekeeper]
-        await asyncio.gather(*asks)
+        await self._parts.goodbyes.say_all(self._gatekeeper.up_peers(), "shutdown")
 
     async def _renew(self, connection: Connection) -> None:
         peer = self._gatekeeper.peer(connection.name)
@@ -118,15 +116,11 @@ class Leases:
             event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
         event(logging.INFO, "down", connection=peer.name, reason=reason)
 
-    async def _tell(self, connection: Connection, reason: str) -> None:
-        """Say goodbye: `down` to whom we asked, `gone` to who asked us."""
+    async def _part(self, connection: Connection, reason: str) -> None:
+        """Say goodbye, and then nothing more."""
         peer = self._gatekeeper.peer(connection.name)
-        verb = Verb.DOWN if connection.role is Role.INITIATOR else Verb.GONE
-        deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
+        await self._parts.goodbyes.say(peer, reason)
         try:
-            try:
-                await self._control.ask(peer, verb, deadline=deadline, reason=reason)
-            finally:
-                await self._parts.fall_silent(peer)
+            await self._parts.fall_silent(peer)
         except AnubisError as error:
-            event(logging.WARNING, "not_told", connection=peer.name, reason=error.message)
+            event(logging.WARNING, "not_silent", connection=peer.name, reason=error.message)

@@ -17,6 +17,7 @@ from pathlib import Path
 from anubis.daemon.api import ApiServer
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
+from anubis.daemon.goodbye import Goodbyes
 from anubis.daemon.guard import Guard
 from anubis.daemon.interface import explained
 from anubis.daemon.leases import Leases
@@ -74,7 +75,7 @@ async def _run(host: HostFiles) -> None:
             peers=len(host.peers),
             control_address=daemon.control.addresses.routable,
         )
-        await _first(stopping.wait(), daemon.serve())
+        await _first(daemon.until(stopping), daemon.serve())
         notify("STOPPING=1")
 
 
@@ -124,7 +125,16 @@ class Daemon:
         self._production = Production(
             config.production, host.production_key, backend=backend, shares=shares, save=self.save
         )
-        parts = Parts(self._gatekeeper, self.control, self._production, clock, random, self.save)
+        self.goodbyes = Goodbyes(self.control)
+        parts = Parts(
+            gatekeeper=self._gatekeeper,
+            control=self.control,
+            goodbyes=self.goodbyes,
+            production=self._production,
+            clock=clock,
+            random=random,
+            save=self.save,
+        )
         self._responding = Responding(self._responder, parts)
         operations = self._operations = DaemonOperations(parts)
         self._leases = Leases(parts, operations.revive)
@@ -176,6 +186,11 @@ class Daemon:
                 wishes.lose(wish.name, now, 0.0)
         wishes.hurry(now)
 
+    async def until(self, stopping: asyncio.Event) -> None:
+        """Wait for the end; what is undone from then on shares the time for goodbyes."""
+        await stopping.wait()
+        self.goodbyes.hurry()
+
     async def serve(self) -> None:
         """Serve until cancelled."""
         await _first(self._leases.run(), self._guard.run(), self._operations.settle())
@@ -190,9 +205,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.control.stop)
             stack.push_async_callback(self._production.stop)
-            stack.push_async_callback(self._responding.stop)
-            stack.push_async_callback(self._leases.farewell)
-            stack.push_async_callback(self._api.stop)
+            stack.push_async_callback(self._part)
         responder = self._responder
         self._write(
             SavedState(
@@ -202,6 +215,18 @@ class Daemon:
             )
         )
         event(logging.INFO, "stopped")
+
+    async def _part(self) -> None:
+        """Have the calls under way rolled back, and at the same time every far end told."""
+        self.goodbyes.hurry()
+        ends = await asyncio.gather(self._api.stop(), self._take_leave(), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def _take_leave(self) -> None:
+        await self._responding.stop()
+        await self._leases.farewell()
 
     def save(self) -> None:
         """Write the state, and let the leases be looked at again."""

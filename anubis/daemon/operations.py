@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from anubis.daemon.api import Report
-from anubis.daemon.attempt import GOODBYE_SECONDS, Attempt
+from anubis.daemon.attempt import Attempt
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.refusal import refusal
@@ -22,6 +22,8 @@ from anubis.daemon.road import Contact
 from anubis.errors import AnubisError, LocalFailure, NoAnswer
 from anubis.events import ConnectionStatus, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
+from anubis.gatekeeper import Role
+from anubis.protocol.wire import Result as Code
 from anubis.protocol.wire import Verb
 from anubis.wireguard.types import Peer
 from anubis.wishes import Wish
@@ -159,9 +161,9 @@ class DaemonOperations:
             until = self._gatekeeper.unfinished.get(peer.name)
             if until is None:
                 return True  # somebody has brought it up, or down, meanwhile
-            deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
+            deadline = self._parts.goodbyes.deadline()
             try:
-                await self._control.ask(peer, Verb.DOWN, deadline=deadline, reason="undone")
+                await self._control.ask(peer, Verb.GONE, deadline=deadline, reason="undone")
                 event(logging.INFO, "undone", connection=peer.name)
             except AnubisError as error:
                 if self._clock.boot() < until:
@@ -211,9 +213,10 @@ class DaemonOperations:
         self._parts.note(peer)
         warnings: list[str] = []
         contact = Contact(lambda endpoint: report("control", endpoint))
+        verb = self._word_for_down(peer)
         try:
-            reply = await self._control.ask(peer, Verb.DOWN, deadline=deadline, contact=contact)
-            if reply.granted:
+            reply = await self._control.ask(peer, verb, deadline=deadline, contact=contact)
+            if reply.granted or reply.result == Code.NO_CONNECTION:
                 report("agreed")
             else:
                 warnings.append(refusal(peer, reply).message)
@@ -227,6 +230,12 @@ class DaemonOperations:
         outcome = "local_only" if warnings else "done"
         return Result(peer.name, "down", outcome, warnings=tuple(warnings))
 
+    def _word_for_down(self, peer: AuthorizedPeer) -> Verb:
+        """Ask the one who granted us a connection; who asked for it is told, and cannot refuse."""
+        connection = self._gatekeeper.connection(peer.name)
+        is_ours = connection is None or connection.role is Role.INITIATOR
+        return Verb.DOWN if is_ours else Verb.GONE
+
     @asynccontextmanager
     async def _all_the_way(self, peers: Sequence[AuthorizedPeer]) -> AsyncIterator[None]:
         """Take these down also when the caller leaves: the far ends may be down already."""
@@ -237,7 +246,7 @@ class DaemonOperations:
             raise
 
     async def _down_quickly(self, peers: Sequence[AuthorizedPeer]) -> None:
-        deadline = asyncio.get_running_loop().time() + GOODBYE_SECONDS
+        deadline = self._parts.goodbyes.deadline()
         for peer in peers:
             if self._gatekeeper.connection(peer.name) is not None:
                 await self._down(peer, deadline, _unheard)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
+from anubis.daemon.goodbye import Goodbyes
 from anubis.daemon.production import Production
 from anubis.errors import AnubisError
 from anubis.files.authorized_peers import AuthorizedPeer
@@ -23,6 +24,7 @@ class Parts:
 
     gatekeeper: Gatekeeper
     control: ControlPlane
+    goodbyes: Goodbyes
     production: Production
     clock: Clock
     random: Callable[[int], bytes]

@@ -26,6 +26,7 @@ __all__ = ["Responding"]
 
 MAX_UNDER_WAY = 64  # requests being carried out, or waiting for it, at one time
 _FAILED = "it failed here and was rolled back; see the log"
+STOP_SECONDS = 0.5
 MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
 
 
@@ -42,6 +43,7 @@ class Responding:
         self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._throttle = Throttle()
+        self._stopping = False
         self._silence = Silence(parts)
 
     def on_request(self, datagram: bytes, source: IPv6Address, port: int) -> None:
@@ -59,6 +61,10 @@ class Responding:
                 name = "repeated" if repeat else "refused"
                 self._log(level, name, peer, reason=Result(result).name.lower(), source=source)
                 self._send(answer, source, port)
+            case Accepted() as accepted if self._stopping and accepted.request.verb == Verb.UP:
+                # It would come too late to be told that all is over.
+                reply = self._reply(accepted, Result.BUSY, "the daemon is stopping")
+                self._send(self._responder.answer(accepted, reply), source, port)
             case Accepted() as accepted if self._is_busy(accepted.peer):
                 reply = self._reply(accepted, Result.BUSY, "too many requests at one time")
                 self._send(self._responder.answer(accepted, reply), source, port)
@@ -75,10 +81,11 @@ class Responding:
         return sum(name == peer for name in self._tasks.values())
 
     async def stop(self) -> None:
-        """Let requests under way finish."""
+        """Bring nothing up any more, and let requests under way finish, but not for long."""
         self._silence.stop()
+        self._stopping = True
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=2.0)
+            await asyncio.wait(set(self._tasks), timeout=STOP_SECONDS)
 
     async def _serve(self, accepted: Accepted, source: IPv6Address, port: int) -> None:
         """Carry a request out and answer it."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from anubis.errors import LocalFailure
 from anubis.events import ConnectionStatus
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
 from tests.lab.steps import (
     ANUBIS_CONF,
+    AUTHORIZED_PEERS,
     LEAF,
     Edit,
     anubis,
@@ -20,6 +24,7 @@ from tests.lab.steps import (
     end_all,
     left_over,
     page,
+    stanza_key,
     states,
 )
 
@@ -96,3 +101,56 @@ def test_a_pinned_connection_outlives_its_lease_and_a_crash(lab: Lab) -> None:
         assert reaches_the_house(lab)
         anubis(lab, "xena", "up", "jacinth")
         assert not seen(lab).pinned
+
+
+def test_nobody_may_refuse_a_goodbye(lab: Lab, before: dict[str, str]) -> None:
+    """The far end is told and lets go, though its administrator permits no `down`.
+
+    That is so for a daemon that stops, for a responder whose person types `down`, and for an `up`
+    that is taken back because no handshake was seen.
+    """
+    with configured(
+        lab,
+        Edit("jacinth", AUTHORIZED_PEERS, "Name = xena\n", "Name = xena\nMay = up\n"),
+        Edit("xena", AUTHORIZED_PEERS, "Name = jacinth\n", "Name = jacinth\nMay = none\n"),
+    ):
+        anubis(lab, "xena", "up", "jacinth")
+        lab.daemon("xena").stop()
+        assert left_over(lab, before, "jacinth") == []
+        lab.daemon("xena").start()
+        anubis(lab, "xena", "up", "jacinth")
+        anubis(lab, "jacinth", "down", "xena")
+        assert left_over(lab, before, "jacinth", "xena") == []
+        with blocked(lab, "udp dport 4296"):
+            anubis(lab, "xena", "up", "jacinth", "--timeout", "1.5s", status=3)
+        assert left_over(lab, before, "jacinth", "xena") == []
+
+
+def test_far_ends_that_are_dead_hold_a_shutdown_up_for_two_seconds_in_all(lab: Lab) -> None:
+    """A goodbye, and an undoing that begins with the end, share the time; they do not add up."""
+    xena = lab.daemon("xena")
+
+    def stop() -> float:
+        began = time.monotonic()
+        xena.stop()
+        return time.monotonic() - began
+
+    usual = stop()
+    xena.start()
+    anubis(lab, "xena", "up", "jacinth")
+    with blocked(lab, "meta l4proto udp"), ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client(lab, "xena").switch, "surya", None, 60.0)
+        # A handshake that nobody answers: the switch is on its way.
+        wait_until(lambda: tries(lab) > 0, 10, "surya is being asked")
+        took = stop()
+        assert isinstance(call.exception(10), LocalFailure)
+    assert 1.5 < took < usual + 2.9
+    assert "not_told connection=jacinth" in xena.log
+    assert "not_told connection=surya" in xena.log
+
+
+def tries(lab: Lab) -> int:
+    """Return how many bytes xena's control plane has sent to surya."""
+    key = stanza_key(lab, "xena", "surya", "ControlPublicKey")
+    shown = lab.run("xena", "wg", "show", "anubis0", "transfer").stdout
+    return next(int(line.split()[2]) for line in shown.splitlines() if line.startswith(key))
