@@ -22,7 +22,7 @@ from anubis.daemon.guard import Guard
 from anubis.daemon.interface import explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event, set_up
-from anubis.daemon.notify import notify
+from anubis.daemon.notify import feed_watchdog, notify
 from anubis.daemon.operations import DaemonOperations
 from anubis.daemon.parts import Parts
 from anubis.daemon.process import credentials_directory, only_one
@@ -46,7 +46,11 @@ RUN_DIRECTORY = Path("/run/anubis")
 
 
 def run(config_path: Path, *, debug: bool) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises AnubisError if it cannot start."""
+    """Run the daemon until a signal. Raises AnubisError if it cannot start.
+
+    SIGTERM and SIGINT stop it: far ends are told, and everything is taken back. SIGUSR2 has it let
+    go: all that is up stays up, for the next daemon to take over.
+    """
     set_up(debug=debug)
     become_undumpable()  # before the first key is read
     host = load_host(config_path, credentials_directory())
@@ -55,10 +59,11 @@ def run(config_path: Path, *, debug: bool) -> None:
 
 
 async def _run(host: HostFiles) -> None:
-    stopping = asyncio.Event()
+    stopping, letting_go = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR2, letting_go.set)
     state_file = StateFile(RUN_DIRECTORY / "state.json")
     saved = state_file.load()
     async with AsyncExitStack() as stack:
@@ -66,7 +71,7 @@ async def _run(host: HostFiles) -> None:
         stack.push_async_callback(backend.close)
         daemon = Daemon(host, backend, state_file, saved)
         await stack.enter_async_context(daemon.network)
-        stack.push_async_callback(daemon.stop)
+        stack.push_async_callback(daemon.end)
         await daemon.start(saved)
         notify("READY=1", f"STATUS={len(host.peers)} peers authorized")
         event(
@@ -75,8 +80,11 @@ async def _run(host: HostFiles) -> None:
             peers=len(host.peers),
             control_address=daemon.control.addresses.routable,
         )
-        await _first(daemon.until(stopping), daemon.serve())
+        ended = (daemon.until(stopping), daemon.until(letting_go))
+        await _first(*ended, daemon.serve())
         notify("STOPPING=1")
+        if not stopping.is_set():
+            daemon.lets_go = True
 
 
 async def _first(*works: Coroutine[None, None, object]) -> None:
@@ -142,6 +150,7 @@ class Daemon:
         interfaces = (config.control.interface, config.production.interface)
         self._guard = Guard(shares, interfaces, config.production.table)
         self._clock = clock
+        self.lets_go = False  # at the end, instead of stopping
 
     async def start(self, saved: SavedState) -> None:
         """Start every part, taking up what an earlier run left. Raises AnubisError."""
@@ -193,9 +202,22 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        await _first(self._leases.run(), self._guard.run(), self._operations.settle())
+        works = (self._leases.run(), self._guard.run(), self._operations.settle())
+        await _first(*works, feed_watchdog())
 
-    async def stop(self) -> None:
+    async def end(self) -> None:
+        """Let go if that was asked for, else stop."""
+        await (self._let_go() if self.lets_go else self._stop())
+
+    async def _let_go(self) -> None:
+        """End what is half done and leave the rest as it is, for the next daemon to take up."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self.save)
+            stack.push_async_callback(self._responding.stop)
+            stack.push_async_callback(self._api.stop)
+        event(logging.INFO, "let-go", connections=len(list(self._gatekeeper)))
+
+    async def _stop(self) -> None:
         """Tell the far ends, then remove everything that is ours; each step whatever the others do.
 
         The state file is cut down last, and only if all went well: it knows what is left. What far

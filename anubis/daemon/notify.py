@@ -1,11 +1,19 @@
-"""Telling systemd how the daemon is (sd_notify(3)): one datagram to $NOTIFY_SOCKET, if set."""
+"""Telling systemd how the daemon is (sd_notify(3)): one datagram to $NOTIFY_SOCKET, if set.
+
+Owns the readiness protocol and the watchdog's pace. Refuses to know what the daemon does: that its
+event loop turns is what the watchdog is told, and nothing in it waits without a deadline.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from collections.abc import Mapping
 
-__all__ = ["notify"]
+__all__ = ["feed_watchdog", "notify", "watchdog_seconds"]
+
+_SEND_SECONDS = 1.0  # for a systemd whose queue is full
 
 
 def notify(*states: str) -> None:
@@ -16,7 +24,30 @@ def notify(*states: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(_SEND_SECONDS)
         try:
             sender.sendto("\n".join(states).encode(), address)
         except OSError:
             return
+
+
+def watchdog_seconds(environment: Mapping[str, str], process: int) -> float | None:
+    """Return how often systemd wants a sign of life of a process; None if it wants none.
+
+    As sd_watchdog_enabled(3) has it, a request that names another process is not for this one.
+    """
+    if environment.get("WATCHDOG_PID", str(process)) != str(process):
+        return None
+    text = environment.get("WATCHDOG_USEC", "")
+    return int(text) / 1e6 if text.isdecimal() and int(text) > 0 else None
+
+
+async def feed_watchdog() -> None:
+    """Give a sign of life in half of the time that systemd allows, until cancelled."""
+    allowed = watchdog_seconds(os.environ, os.getpid())
+    if allowed is None:
+        await asyncio.Event().wait()
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(allowed / 2)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from anubis.errors import LocalFailure
@@ -83,13 +84,16 @@ class Daemon:
         process = host_process(self._state, self.host)
         return _answers(Path(f"/proc/{process}/root") / _SOCKET)
 
-    def start(self, seconds: float = _READY_SECONDS) -> None:
+    def start(self, seconds: float = _READY_SECONDS, env: Mapping[str, str] | None = None) -> None:
         """Start it and wait until it answers. Raises DaemonFailed, or LocalFailure if it runs."""
-        self.launch()
+        self.launch(env)
         self.await_ready(seconds)
 
-    def launch(self) -> None:
-        """Start it without waiting. Raises LocalFailure if it runs already."""
+    def launch(self, env: Mapping[str, str] | None = None) -> None:
+        """Start it without waiting, with `env` added to its environment.
+
+        Raises LocalFailure if it runs already.
+        """
         if self.process is not None:
             raise LocalFailure(f"the daemon of {self.host} runs already")
         with self._state.log(self.host).open("ab") as log:
@@ -98,7 +102,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env={**environment(), **(env or {})},
                 check=True,
             )
 
@@ -120,6 +124,12 @@ class Daemon:
         process = self.process
         if process is not None and not end_process(process, signal.SIGTERM, seconds):
             raise LocalFailure(f"the daemon of {self.host} did not stop within {seconds:g} s")
+
+    def let_go(self, seconds: float = _STOP_SECONDS) -> None:
+        """End it as a restart does, with SIGUSR2. Raises LocalFailure if it does not obey."""
+        process = self.process
+        if process is not None and not end_process(process, signal.SIGUSR2, seconds):
+            raise LocalFailure(f"the daemon of {self.host} did not let go within {seconds:g} s")
 
     def kill(self) -> None:
         """End it at once, with SIGKILL. Raises LocalFailure if the kernel does not obey."""

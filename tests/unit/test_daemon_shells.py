@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from anubis.daemon.notify import notify
+from anubis.daemon.notify import notify, watchdog_seconds
 from anubis.daemon.resolver import resolve
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure
@@ -107,3 +107,21 @@ async def test_held_shares_are_applied_by_the_next() -> None:
     assert network.applied == []
     await shares.put("control", ONE)
     assert network.applied == [ONE | TWO]
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "180000000"}, 180.0),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "42"}, 0.5),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "43"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_wants_a_sign_of_life(
+    environment: dict[str, str], seconds: float | None
+) -> None:
+    """As often as it says, of the process that it names (sd_watchdog_enabled(3))."""
+    assert watchdog_seconds(environment, 42) == seconds
