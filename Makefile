@@ -9,13 +9,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/complete
+KERNEL := .machine/release
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation
 # Network namespaces are root's business.
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 PREFIX ?= /opt/anubis
 
-.PHONY: help demo test check install lock clean system
+.PHONY: help demo test check machine install lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -23,13 +24,15 @@ help:  ## show the targets
 demo: $(STAMP)  ## see a laptop in a hotel reach its house and leave again
 	@$(ROOT) $(BIN)/python -m anubis.demo
 
-test: check  ## check, then run every test
+test: check machine  ## check, then run every test
 	$(ROOT) $(BIN)/pytest
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+machine: $(STAMP) $(KERNEL)  ## make ready the virtual machine that some tests run in
 
 # The versions of the lock, without the tools of development.
 # The system's Python: the service is not root, and cannot use one in somebody's home directory.
@@ -58,11 +61,15 @@ lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
 	grep -E '^([A-Za-z0-9]|    --hash=)' $(VENV)/new.lock > requirements.lock
 
 clean:  ## remove what make has made
-	$(ROOT) rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf $(VENV) .machine build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	$(ROOT) find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system:
 	@PYTHON=$(PYTHON) tools/system-packages
+
+$(KERNEL): tools/machine-kernel
+	@PYTHON=$(PYTHON) tools/system-packages machine
+	@tools/machine-kernel $(@D)
 
 # The build tools come first: some packages are built from source, with these and no others.
 $(STAMP): pyproject.toml requirements.lock | system

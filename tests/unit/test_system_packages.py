@@ -31,10 +31,10 @@ def programs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(programs: Path) -> subprocess.CompletedProcess[str]:
+def run(programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the script with nothing but these programs."""
     return subprocess.run(
-        ["/bin/bash", SCRIPT],
+        ["/bin/bash", SCRIPT, *arguments],
         env={"PATH": str(programs)},
         capture_output=True,
         text=True,
@@ -69,6 +69,14 @@ def test_only_what_is_missing_is_installed(programs: Path) -> None:
         "update -qq",
         "install -y -qq --no-install-recommends util-linux wireguard-tools",
     ]
+
+
+def test_the_virtual_machine_is_installed_only_when_it_is_asked_for(programs: Path) -> None:
+    """Nobody gets QEMU with the demo."""
+    calls = add_apt(programs)
+    run(programs)
+    assert not calls.exists()
+    assert run(programs, "machine").stdout.endswith("qemu-system-x86\n")
 
 
 def test_without_apt_the_packages_are_named(programs: Path) -> None:
