@@ -31,6 +31,7 @@ from anubis.daemon.responding import Responding
 from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
 from anubis.daemon.undumpable import become_undumpable
+from anubis.daemon.watermarks import Watermarks
 from anubis.files.authorized_peers import HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper, Role
 from anubis.network.apply import Network
@@ -43,6 +44,7 @@ from anubis.wireguard.backend import Backend
 __all__ = ["run"]
 
 RUN_DIRECTORY = Path("/run/anubis")
+STATE_DIRECTORY = Path("/var/lib/anubis")
 
 
 def run(config_path: Path, *, debug: bool) -> None:
@@ -143,7 +145,12 @@ class Daemon:
             random=random,
             save=self.save,
         )
-        self._responding = Responding(self._responder, parts)
+        self._watermarks = Watermarks(
+            STATE_DIRECTORY / "watermarks",
+            RUN_DIRECTORY / "watermarks",
+            self._responder,
+        )
+        self._responding = Responding(self._responder, self._watermarks, parts)
         operations = self._operations = DaemonOperations(parts)
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
@@ -155,6 +162,7 @@ class Daemon:
     async def start(self, saved: SavedState) -> None:
         """Start every part, taking up what an earlier run left. Raises AnubisError."""
         self._take_up(saved)
+        await self._watermarks.record()  # anew; and if that is impossible, it is known at once
         async with explained("cannot start"):
             await self.network.adopt(NetworkState())
             with self._shares.held():
@@ -174,7 +182,7 @@ class Daemon:
 
     def _take_up(self, saved: SavedState) -> None:
         """Know again what an earlier run knew, as far as it still holds."""
-        self._responder.restore(saved.watermarks, saved.forgotten_ns)
+        self._responder.restore(*self._watermarks.load())
         self._production.borrowed_mark = saved.borrowed_mark
         now = self._clock.boot()
         peers = self._gatekeeper.peers
@@ -213,6 +221,7 @@ class Daemon:
         """End what is half done and leave the rest as it is, for the next daemon to take up."""
         async with AsyncExitStack() as stack:
             stack.callback(self.save)
+            stack.push_async_callback(self._watermarks.close)
             stack.push_async_callback(self._responding.stop)
             stack.push_async_callback(self._api.stop)
         event(logging.INFO, "let-go", connections=len(list(self._gatekeeper)))
@@ -225,17 +234,11 @@ class Daemon:
         of ours would otherwise be later than our next start, and so fresh once more.
         """
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._watermarks.close)
             stack.push_async_callback(self.control.stop)
             stack.push_async_callback(self._production.stop)
             stack.push_async_callback(self._part)
-        responder = self._responder
-        self._write(
-            SavedState(
-                watermarks=responder.watermarks(),
-                forgotten_ns=responder.forgotten_ns,
-                unfinished=dict(self._gatekeeper.unfinished),
-            )
-        )
+        self._write(SavedState(unfinished=dict(self._gatekeeper.unfinished)))
         event(logging.INFO, "stopped")
 
     async def _part(self) -> None:
@@ -256,8 +259,6 @@ class Daemon:
             SavedState(
                 connections=tuple(self._gatekeeper),
                 peers=dict(self._production.peers),
-                watermarks=self._responder.watermarks(),
-                forgotten_ns=self._responder.forgotten_ns,
                 sysctls=dict(self.network.saved_sysctls),
                 borrowed_mark=self._production.borrowed_mark,
                 unfinished=dict(self._gatekeeper.unfinished),

@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
 from anubis.daemon.silence import Silence
-from anubis.errors import AnubisError
+from anubis.daemon.watermarks import Watermarks
+from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
 from anubis.network.plan import SERVICE_PORT
@@ -33,8 +34,9 @@ MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
 class Responding:
     """Serves the requests that come through the control plane."""
 
-    def __init__(self, responder: Responder, parts: Parts) -> None:
+    def __init__(self, responder: Responder, watermarks: Watermarks, parts: Parts) -> None:
         self._responder = responder
+        self._watermarks = watermarks
         self._parts = parts
         self._gatekeeper = parts.gatekeeper
         self._production = parts.production
@@ -89,13 +91,12 @@ class Responding:
 
     async def _serve(self, accepted: Accepted, source: IPv6Address, port: int) -> None:
         """Carry a request out and answer it."""
-        self._parts.save()  # the new watermark, before anything is done
         # A peer's requests are carried out in their order: a `down` that overtakes the work of an
         # `up` would find nothing to remove.
         turn = self._turns.setdefault(accepted.peer, asyncio.Lock())
         try:
             async with turn:
-                reply = await self._carry_out(accepted)
+                reply = await self._once(accepted)
         except AnubisError as error:
             verb = Verb(accepted.request.verb).name.lower()
             self._log(logging.ERROR, "failed", accepted.peer, verb=verb, reason=error.message)
@@ -126,6 +127,24 @@ class Responding:
                     await self._parts.fall_silent(peer)
         except AnubisError as error:
             event(logging.WARNING, "not_silent", peer=peer.name, reason=error.message)
+
+    async def _once(self, accepted: Accepted) -> Reply:
+        """Carry a request out so that it is refused ever after.
+
+        Its time is written down before anything is done, which outlives this daemon, and is on the
+        disk before it is answered: a power cut before that undoes what was done, too.
+        """
+        try:
+            await self._watermarks.record()
+        except LocalFailure:
+            # What removes something must be possible always, and may be done twice.
+            if accepted.request.verb in (Verb.UP, Verb.RENEW):
+                raise
+        syncing = asyncio.create_task(self._watermarks.sync())
+        try:
+            return await self._carry_out(accepted)
+        finally:
+            await syncing
 
     async def _carry_out(self, accepted: Accepted) -> Reply:
         request = accepted.request

@@ -34,8 +34,6 @@ class SavedState:
 
     connections: tuple[Connection, ...] = ()
     peers: dict[str, PublicKey] = field(default_factory=dict)
-    watermarks: dict[PublicKey, int] = field(default_factory=dict)  # ns since 1970
-    forgotten_ns: int = 0  # the newest watermark that is not among them, in ns since 1970
     sysctls: dict[str, str] = field(default_factory=dict)
     borrowed_mark: bool = False
     unfinished: dict[str, float] = field(default_factory=dict)  # until when, by connection
@@ -56,8 +54,6 @@ class SavedState:
                 for c in self.connections
             ],
             "peers": {name: key.base64() for name, key in self.peers.items()},
-            "watermarks": {key.base64(): ns for key, ns in self.watermarks.items()},
-            "forgotten_ns": self.forgotten_ns,
             "sysctls": self.sysctls,
             "borrowed_mark": self.borrowed_mark,
             "unfinished": self.unfinished,
@@ -80,8 +76,6 @@ class SavedState:
                 for c in data["connections"]
             ),
             peers={n: PublicKey.from_base64(key) for n, key in data["peers"].items()},
-            watermarks={PublicKey.from_base64(k): int(v) for k, v in data["watermarks"].items()},
-            forgotten_ns=int(data["forgotten_ns"]),
             sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
             borrowed_mark=bool(data["borrowed_mark"]),
             unfinished={str(n): float(until) for n, until in data["unfinished"].items()},

@@ -13,13 +13,14 @@ from anubis.files.service import SERVICE
 
 __all__ = ["as_service"]
 
-# tmpfiles.d; RuntimeDirectory, which systemd gives to the user with all that is in it;
-# LoadCredential; then User, CapabilityBoundingSet, AmbientCapabilities, NoNewPrivileges.
+# tmpfiles.d; RuntimeDirectory and StateDirectory, which systemd gives to the user with all that is
+# in them; LoadCredential; then User, CapabilityBoundingSet, AmbientCapabilities, NoNewPrivileges.
 _SCRIPT = f"""\
 set -e
 install -d -m 1775 -g {SERVICE} /run/wireguard
 install -d -m 755 /run/anubis
-chown -R {SERVICE}: /run/anubis
+install -d -m 700 /var/lib/anubis
+chown -R {SERVICE}: /run/anubis /var/lib/anubis
 credentials=/run/credentials/anubis.service
 rm -rf $credentials
 install -d /run/credentials

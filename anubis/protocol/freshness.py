@@ -74,6 +74,7 @@ class Sessions:
         self.forgotten_ns = 0  # the newest time of a session that was forgotten
         self._limit = limit
         self._sessions: OrderedDict[PublicKey, Session] = OrderedDict()
+        self._judged: set[PublicKey] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -102,6 +103,16 @@ class Sessions:
         """Let nothing be fresh that a forgotten session may have sent, in ns since 1970."""
         self.forgotten_ns = max(self.forgotten_ns, unix_ns)
         self.raise_floor(unix_ns)
+
+    def note_judged(self, initiator: PublicKey) -> None:
+        """Note that the watermark of an initiator may have risen."""
+        self._judged.add(initiator)
+
+    def risen(self) -> dict[PublicKey, int]:
+        """Return the watermarks that may have risen since this was asked last."""
+        judged, self._judged = self._judged, set()
+        found = ((initiator, self._sessions.get(initiator)) for initiator in judged)
+        return {initiator: session.watermark_ns for initiator, session in found if session}
 
     def watermarks(self) -> dict[PublicKey, int]:
         """Return the watermark of each initiator, in ns since 1970."""

@@ -149,6 +149,10 @@ class Responder:
         """The newest time of all initiators that `watermarks` no longer names, to be kept too."""
         return self._sessions.forgotten_ns
 
+    def risen(self) -> dict[PublicKey, int]:
+        """Return the watermarks that have risen since this was asked last, to be kept."""
+        return self._sessions.risen()
+
     def restore(self, watermarks: Mapping[PublicKey, int], forgotten_ns: int = 0) -> None:
         """Take up the watermarks of an earlier run, and what those had reached that it forgot."""
         self._sessions.forget_until(forgotten_ns)
@@ -230,7 +234,9 @@ class Responder:
             )
         session = self._sessions.open(sender)
         floor_ns = self._sessions.floor_ns
-        if session.is_fresh(request.unix_ns, request.challenge, floor_ns, now_ns):
+        fresh = session.is_fresh(request.unix_ns, request.challenge, floor_ns, now_ns)
+        self._sessions.note_judged(sender)
+        if fresh:
             return request
         return replace(
             refusal,

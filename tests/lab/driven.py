@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from anubis.lab.lab import Lab
+from anubis.lab.service import as_service
 
 __all__ = ["start_driven"]
 
@@ -31,7 +32,7 @@ def start_driven(lab: Lab, host: str, script: str, *arguments: str) -> None:
     program = (sys.executable, "-c", script + _RUN_THE_DAEMON, *arguments, "anubis", "daemon")
     with lab.state.log(host).open("ab") as log:
         subprocess.run(
-            lab.command(host, "setsid", "--fork", *program),
+            lab.command(host, "setsid", "--fork", *as_service(program)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -263,8 +263,9 @@ def test_a_stopped_daemon_leaves_nothing_and_tells_the_far_end(
 ) -> None:
     """After SIGTERM nothing of Anubis is at its host, and the far end is as before at once.
 
-    Of its files two remain: the lock, because who unlinks one guards nothing with it any more, and
-    the watermarks, without which a recorded request could be replayed to the next daemon.
+    Of its files three remain: the lock, because who unlinks one guards nothing with it any more,
+    the state, which is empty, and the watermarks, without which a recorded request could be
+    replayed to the next daemon.
     """
     daemon = lab.daemon("xena")
     look = (
@@ -277,7 +278,8 @@ def test_a_stopped_daemon_leaves_nothing_and_tells_the_far_end(
     assert "anubis" not in network
     processes = of_host(lab, "xena")
     seen = lab.run("xena", *look).stdout
-    assert set(seen.split()) == {"/run/anubis/lock", "/run/anubis/state.json"}
+    kept = {"/run/anubis/lock", "/run/anubis/state.json", "/var/lib/anubis/watermarks"}
+    assert set(seen.split()) == kept
     daemon.start()
     anubis(lab, "xena", "up", "jacinth")
     assert len(of_host(lab, "xena")) > len(processes)

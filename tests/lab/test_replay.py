@@ -39,6 +39,7 @@ from pathlib import Path
 right, error = time.time_ns, Path(sys.argv[1])
 time.time_ns = lambda: right() + int(error.read_text()) * 10**9
 """
+WATERMARKS = "/var/lib/anubis/watermarks"
 SEED = 4297  # of every shuffle and mutation: a failure can be repeated
 
 
@@ -155,6 +156,39 @@ def test_a_request_from_the_near_future_is_worthless_after_a_restart(
     assert differences(before, state(lab, "jacinth")) == []
 
 
+def test_a_recorded_request_is_worthless_after_a_reboot(
+    lab: Lab, xena: Caller, set_clock: Callable[[str, float], None]
+) -> None:
+    """A power cut a moment after the answer, and a clock that comes back a minute in the past.
+
+    Without what is on the disk the same request is taken for a new one: that makes it a test.
+    """
+    for lost in (False, True):
+        forget_watermarks(lab)
+        answer = xena.ask("up")
+        assert (answer.result, len(answer.requests)) == ("done", 1)
+        lab.daemon("jacinth").kill()
+        for interface in ("wg0", "anubis0"):
+            lab.run("jacinth", "ip", "link", "delete", interface, check=True)
+        lab.run("jacinth", "sh", "-c", "rm -r /run/anubis /run/wireguard/*")
+        if lost:
+            lab.path("jacinth", WATERMARKS).unlink()
+        set_clock("jacinth", -60)
+        new_tunnel(lab, "xena", "jacinth")
+        replied = xena.send_and_open(answer.requests[-1])
+        assert replied is not None
+        assert replied[1] == ("done" if lost else "stale")
+        assert has_peer(lab, "jacinth", public_key(lab, "xena")) is lost
+
+
+def forget_watermarks(lab: Lab) -> None:
+    """Restart jacinth's daemon as one that never heard of anybody."""
+    lab.daemon("jacinth").stop()
+    lab.path("jacinth", WATERMARKS).unlink()
+    lab.daemon("jacinth").start()
+    new_tunnel(lab, "xena", "jacinth")
+
+
 @pytest.fixture
 def selen(lab: Lab) -> Iterator[Caller]:
     """Have the phone's tunnel up, and its connection to jacinth; speak as the phone."""
@@ -237,11 +271,9 @@ def test_a_clock_that_is_set_right_makes_nothing_fresh(
     """A host without a battery starts in the past, without watermarks; then the clock is set."""
     recorded = xena.ask("up").requests
     assert xena.ask("down").result == "done"
-    lab.daemon("jacinth").stop()
-    lab.path("jacinth", "/run/anubis/state.json").unlink()
-    lab.daemon("jacinth").start()
+    forget_watermarks(lab)
     set_clock("jacinth", -10 * YEAR)
-    lab.path("jacinth", "/run/anubis/state.json").unlink()
+    lab.path("jacinth", WATERMARKS).unlink()
     lab.path("jacinth", "/run/clock").write_text("0")
     new_tunnel(lab, "xena", "jacinth")
     for request in recorded:

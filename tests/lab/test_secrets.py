@@ -38,17 +38,17 @@ from tests.lab.steps import (
 TELLING = """
 import gc, os, signal, sys
 def tell(*_):
-    with open("/run/texts.new", "w") as file:
+    with open("/run/anubis/texts.new", "w") as file:
         for thing in gc.get_objects():
             if str(type(thing).__module__).partition(".")[0] == "anubis":
                 try:
                     print(type(thing).__name__, repr(thing), str(thing), file=file)
                 except AttributeError:  # its __init__ has not come so far yet
                     continue
-    os.replace("/run/texts.new", "/run/texts")
+    os.replace("/run/anubis/texts.new", "/run/anubis/texts")
 signal.signal(signal.SIGUSR1, tell)
 """
-TEXTS = "/run/texts"
+TEXTS = "/run/anubis/texts"
 # Of each, at least one must have been seen, or the search has proved nothing.
 HOLDERS = {"AuthorizedPeer", "Channel", "HostFiles", "Keyring", "PresharedKey", "PrivateKey"}
 PROGRAMS = {"anubis", "nft", "wireguard-go"}
@@ -164,7 +164,8 @@ def preshare(lab: Lab) -> dict[str, PresharedKey]:
         ("surya", "xena", words[2]),
     ):
         path, name = lab.path(host, AUTHORIZED_PEERS), f"Name = {peer}\n"
-        path.chmod(0o600)
+        lab.run(host, "chgrp", "anubisd", AUTHORIZED_PEERS, check=True)
+        path.chmod(0o640)
         text = path.read_text()
         assert name in text
         path.write_text(text.replace(name, f"{name}PresharedKey = {word}\n"))

@@ -20,8 +20,6 @@ STATE = SavedState(
         Connection("xena", Role.RESPONDER, 2.5, 60, 99.0, float("inf")),
     ),
     peers={"jacinth": KEY},
-    watermarks={KEY: 1_700_000_000_000_000_001},
-    forgotten_ns=1_700_000_000_000_000_002,
     sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
     borrowed_mark=True,
     unfinished={"surya": 4600.5},
@@ -30,7 +28,7 @@ STATE = SavedState(
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    """Every field survives, nanoseconds and an infinite time included."""
+    """Every field survives, an infinite time included."""
     file = StateFile(tmp_path / "state.json")
     file.save(STATE)
     assert StateFile(tmp_path / "state.json").load() == STATE

@@ -329,6 +329,15 @@ def test_watermarks_survive() -> None:
     stale(second, datagram)
 
 
+def test_what_rose_is_told_once() -> None:
+    """Also of a request that is refused: it must stay so when our clock is set right."""
+    house = responder()
+    house.receive(ask(), LAPTOP.address, T0)
+    house.receive(ask(T0 + HOUR, who=PHONE), PHONE.address, T0)
+    assert house.risen() == {LAPTOP.public_key: T0, PHONE.public_key: T0 + HOUR}
+    assert house.risen() == {}
+
+
 def test_the_table_is_bounded_and_the_floor_rises() -> None:
     """Two hundred initiators, ten places: nobody who was forgotten can be replayed."""
     hosts = [Host.make(f"host {index}") for index in range(200)]

@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -15,6 +16,7 @@ import pytest
 from anubis.daemon.clock import Clock
 from anubis.daemon.parts import Parts
 from anubis.daemon.responding import Responding
+from anubis.daemon.watermarks import Watermarks
 from anubis.errors import LocalFailure
 from anubis.protocol.channel import Keyring
 from anubis.protocol.initiator import Initiator
@@ -66,7 +68,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("error", [LocalFailure("no route"), RuntimeError("a bug")])
-async def test_who_asked_is_told_of_a_failure(error: Exception) -> None:
+async def test_who_asked_is_told_of_a_failure(error: Exception, tmp_path: Path) -> None:
     """The reply says `failed`, and nothing of what went wrong here."""
     draw = random.Random(1).randbytes
     ours, theirs = (Keyring(PrivateKey.generate(draw)) for _ in range(2))
@@ -79,7 +81,8 @@ async def test_who_asked_is_told_of_a_failure(error: Exception) -> None:
         clock=Clock(),
         save=lambda: None,
     )
-    responding = Responding(responder, cast("Parts", parts))
+    watermarks = Watermarks(tmp_path / "a", tmp_path / "b", responder)
+    responding = Responding(responder, watermarks, cast("Parts", parts))
     initiator = Initiator(
         theirs, ours.public_key, Verb.UP, (1,), 10.0, clock=time.time_ns, random=draw
     )
