@@ -13,7 +13,10 @@ from contextlib import suppress
 
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
+from anubis.daemon.resolver import resolve
+from anubis.daemon.road import Contact
 from anubis.errors import AnubisError
+from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Connection, Due, retry_seconds
 from anubis.protocol.wire import Result, Verb
 from anubis.wishes import Wish
@@ -34,6 +37,7 @@ class Leases:
         self._control = parts.control
         self._clock = parts.clock
         self._changed = asyncio.Event()
+        self._renewing: set[str] = set()
 
     def wake(self) -> None:
         """Look again: a connection came, went or was renewed."""
@@ -47,7 +51,8 @@ class Leases:
                 for due, connection in self._gatekeeper.due(now):
                     if due is Due.RENEW:
                         self._gatekeeper.postpone(connection.name, now)
-                        group.create_task(self._renew(connection))
+                        if connection.name not in self._renewing:
+                            group.create_task(self._renew(connection))
                     else:
                         await self._end(connection, "the lease has ended")
                         group.create_task(self._part(connection, "the lease has ended"))
@@ -80,12 +85,21 @@ class Leases:
         await self._parts.goodbyes.say_all(self._gatekeeper.up_peers(), "shutdown")
 
     async def _renew(self, connection: Connection) -> None:
+        self._renewing.add(connection.name)
+        try:
+            await self._renew_once(connection)
+        finally:
+            self._renewing.discard(connection.name)
+
+    async def _renew_once(self, connection: Connection) -> None:
         peer = self._gatekeeper.peer(connection.name)
         seconds = min(RENEW_SECONDS, retry_seconds(connection.lease))
         deadline = asyncio.get_running_loop().time() + seconds
-        lease = self._gatekeeper.wanted_lease(peer, connection.lease)
+        lease, contact = self._gatekeeper.wanted_lease(peer, connection.lease), Contact()
         try:
-            reply = await self._control.ask(peer, Verb.RENEW, deadline=deadline, lease=lease)
+            reply = await self._control.ask(
+                peer, Verb.RENEW, deadline=deadline, lease=lease, contact=contact
+            )
         except AnubisError as error:
             event(logging.WARNING, "renew_failed", connection=peer.name, reason=error.message)
             if self._clock.boot() >= connection.expires:
@@ -98,6 +112,7 @@ class Leases:
             self._gatekeeper.extend(peer.name, reply.lease, now, jitter)
             self._parts.save()
             event(logging.DEBUG, "renewed", connection=peer.name, lease=reply.lease)
+            await self._follow(peer, contact)
         elif reply.result == Result.NO_CONNECTION and peer.name in self._gatekeeper.wishes:
             # This side stays: what is meant for the tunnel shall not leave by another way.
             event(logging.WARNING, "lost", connection=peer.name, reason="gone at the far end")
@@ -107,6 +122,21 @@ class Leases:
             await self._parts.fall_silent(peer)
         else:
             event(logging.WARNING, "renew_refused", connection=peer.name, reason=reply.reason)
+
+    async def _follow(self, peer: AuthorizedPeer, contact: Contact) -> None:
+        """If the far end was found elsewhere than production is, have production go there."""
+        found = contact.endpoint
+        try:
+            seen = await self._parts.production.peer(peer)
+            at = seen.endpoint if seen else None
+            if peer.endpoint is None or not found or not at or found.address == at.address:
+                return
+            for endpoint in await resolve(peer.endpoint):
+                if endpoint.address == found.address:
+                    await self._parts.production.nudge([peer], endpoint)
+                    event(logging.INFO, "far_end_moved", connection=peer.name, endpoint=endpoint)
+        except AnubisError as error:
+            event(logging.WARNING, "not_followed", connection=peer.name, reason=error.message)
 
     async def _end(self, connection: Connection, reason: str) -> None:
         peer = self._gatekeeper.peer(connection.name)

@@ -28,6 +28,7 @@ from anubis.daemon.parts import Parts
 from anubis.daemon.process import credentials_directory, only_one
 from anubis.daemon.production import Production
 from anubis.daemon.responding import Responding
+from anubis.daemon.roaming import Roaming
 from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
 from anubis.daemon.undumpable import become_undumpable
@@ -156,6 +157,8 @@ class Daemon:
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         interfaces = (config.control.interface, config.production.interface)
         self._guard = Guard(shares, interfaces, config.production.table)
+        self._roaming = Roaming(parts, self._leases.wake)
+        self._guard.on_connectivity(self._roaming.moved)
         self._clock = clock
         self.lets_go = False  # at the end, instead of stopping
 
@@ -210,8 +213,8 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        works = (self._leases.run(), self._guard.run(), self._operations.settle())
-        await _first(*works, feed_watchdog())
+        works = (self._leases.run(), self._guard.run(), self._roaming.run())
+        await _first(*works, self._operations.settle(), feed_watchdog())
 
     async def end(self) -> None:
         """Let go if that was asked for, else stop."""
@@ -266,6 +269,7 @@ class Daemon:
             )
         )
         self._leases.wake()
+        self._roaming.wake()
 
     def _write(self, state: SavedState) -> None:
         """Write the state file.

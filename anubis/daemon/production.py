@@ -149,6 +149,33 @@ class Production:
                 )
                 await self._interface.configure(DeviceChange(peers=(change,)))
 
+    async def nudge(
+        self, entries: Iterable[AuthorizedPeer], endpoint: Endpoint | None = None
+    ) -> None:
+        """Have WireGuard send something to each peer now, from where this host is now.
+
+        To `endpoint` if it is given, else to where the peer was. Naming that again makes WireGuard
+        forget which of our addresses it sent from. Only a keepalive that is switched on is sent at
+        once. Raises LocalFailure.
+        """
+        async with self._lock:
+            device = await self.device()
+            ours = [(entry, device.peer(entry.public_key)) for entry in entries]
+            there = [(e, peer) for e, peer in ours if peer is not None and e.name in self.peers]
+            for switched_on in (False, True, None):
+                changes = [
+                    PeerChange(
+                        entry.public_key,
+                        update_only=True,
+                        endpoint=endpoint or peer.endpoint,
+                        persistent_keepalive=entry.persistent_keepalive
+                        if switched_on is None
+                        else TRIGGER_KEEPALIVE * switched_on,
+                    )
+                    for entry, peer in there
+                ]
+                await self._interface.configure(DeviceChange(peers=tuple(changes)))
+
     async def commit(
         self,
         entry: AuthorizedPeer,
