@@ -1,7 +1,7 @@
 """Structured log lines: an event's name, then key=value fields.
 
-Owns the format, for a terminal and for journald (which gets the priority as `<N>` in front of the
-line and knows the time itself). Refuses to know what is logged; callers never pass secrets.
+Owns the format, for a terminal and for the journal, which gets the fields apart (`journal`) and
+knows the time itself. Refuses to know what is logged; callers never pass secrets.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from anubis.daemon.journal import PRIORITIES, SOCKET, JournalHandler, leads_to_journal
 
 __all__ = ["Throttle", "event", "set_up"]
 
 _logger = logging.getLogger("anubis")
 _PLAIN = re.compile(r"[\w.:/@,+\[\]%-]+", re.ASCII)
-_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # RFC 5424
+# In the journal a peer is ANUBIS_PEER and what was asked for ANUBIS_VERB, however a line names it.
+_FIELDS = {"connection": "PEER", "call": "VERB"}
 
 
-def set_up(*, debug: bool) -> None:
-    """Send the log to standard error, in journald's form if that is where it ends."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(journal="JOURNAL_STREAM" in os.environ))
+def set_up(*, debug: bool, journal: Path = SOCKET) -> None:
+    """Send the log to standard error, or to the journal if that is where standard error ends."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    in_journal = leads_to_journal(os.environ, 2)
+    handler.setFormatter(_Formatter(journal=in_journal))
+    if in_journal:
+        handler = JournalHandler(handler, journal)
+    for old in _logger.handlers:
+        old.close()
     _logger.handlers[:] = [handler]
     _logger.propagate = False
     _logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -31,12 +40,17 @@ def set_up(*, debug: bool) -> None:
 def event(level: int, name: str, **fields: object) -> None:
     """Log an event. Values are quoted where they need it; None is left out."""
     if _logger.isEnabledFor(level):
-        pairs = [f"{key}={_quote(value)}" for key, value in fields.items() if value is not None]
-        _logger.log(level, " ".join([name, *pairs]))
+        texts = {key: _text(value) for key, value in fields.items() if value is not None}
+        line = " ".join([name, *(f"{key}={_quote(text)}" for key, text in texts.items())])
+        entry = {_FIELDS.get(key, key.upper()): text for key, text in texts.items()}
+        _logger.log(level, line, extra={"anubis": {"EVENT": name, **entry}})
 
 
-def _quote(value: object) -> str:
-    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+def _text(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _quote(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     escaped = text.encode("unicode_escape").decode().replace('"', '\\"')
@@ -50,7 +64,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return f"<{_PRIORITIES[record.levelname]}>{text}" if self._journal else text
+        return f"<{PRIORITIES[record.levelname]}>{text}" if self._journal else text
 
 
 @dataclass(slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
@@ -14,22 +16,37 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_an_event_is_a_name_and_fields(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _lines_for_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have standard error lead to the journal."""
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+
+
+@pytest.mark.usefixtures("_lines_for_the_journal")
+def test_an_event_is_a_name_and_fields(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """For the journal the priority stands in front and the time is left out."""
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
-    set_up(debug=False)
+    set_up(debug=False, journal=tmp_path / "nobody")
     event(logging.WARNING, "refused", peer="xena", reason="no such thing", left_out=None)
     assert lines(capsys) == ['<4>refused peer=xena reason="no such thing"']
 
 
-def test_a_value_cannot_forge_a_line(
+def test_for_anybody_else_the_time_and_the_level_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Line breaks, quotes and escape sequences are written out, not obeyed."""
+    """Also where a parent's standard error, but not ours, goes to the journal."""
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")
     set_up(debug=False)
+    event(logging.WARNING, "refused", peer="xena")
+    (line,) = lines(capsys)
+    assert line.endswith(" WARNING refused peer=xena")
+    assert line[:2] == "20"
+
+
+@pytest.mark.usefixtures("_lines_for_the_journal")
+def test_a_value_cannot_forge_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Line breaks, quotes and escape sequences are written out, not obeyed."""
+    set_up(debug=False, journal=tmp_path / "nobody")
     event(logging.INFO, "down", reason='bye"\nup connection=forged\x1b[2J')
     (line,) = lines(capsys)
     assert "\x1b" not in line
