@@ -161,10 +161,14 @@ class Attempt:
     async def _shake(self, *, unchanged: bool) -> None:
         """Wait for a production handshake; begin it afresh as often as need be.
 
-        A peer that is made anew has no handshake yet, so any that it has then was made now.
+        A peer that is made anew has no handshake yet, so any that it has then was made now. If the
+        far end carried out only a second request, an early handshake was with one that had been
+        killed and has lost it.
         """
         loop = asyncio.get_running_loop()
         anew_at = loop.time() + (GRACE if self.shook_early else RESHAKE_INTERVAL)
+        if self.contact.asked_anew:
+            anew_at = 0.0
         if self.old is not None:
             if unchanged and await self._is_live():
                 return

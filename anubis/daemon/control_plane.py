@@ -15,7 +15,7 @@ from ipaddress import IPv6Address, IPv6Interface
 from anubis.addresses import control_addresses
 from anubis.daemon.clock import Clock
 from anubis.daemon.courier import Courier
-from anubis.daemon.interface import Interface
+from anubis.daemon.interface import Interface, Making
 from anubis.daemon.road import Contact, Road, resident
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure, NoAnswer
@@ -48,6 +48,7 @@ class ControlPlane:
         *,
         backend: Backend,
         shares: Shares,
+        making: Making,
         clock: Clock,
         random: Callable[[int], bytes],
     ) -> None:
@@ -55,7 +56,7 @@ class ControlPlane:
         self._config = config
         self._private_key = private_key
         self._keyring = keyring
-        self._interface = Interface(config.interface, backend, shares.network)
+        self._interface = Interface(config.interface, backend, shares.network, making)
         self._shares = shares
         self._clock = clock
         self._random = random
@@ -196,6 +197,7 @@ class ControlPlane:
             await asyncio.gather(watch, return_exceptions=True)
         if isinstance(outcome, NoReply):
             raise _no_answer(peer, contact, outcome)
+        contact.asked_anew = initiator.asked_anew
         contact.reach(road.endpoint)
         return outcome
 

@@ -1,16 +1,19 @@
 """A WireGuard interface that Anubis makes where there is none, and removes only if it made it.
 
-Who made it is written where no crash can lose it: in the interface's alias (`ip link show`).
+Who made it is written where no crash can lose it: in the interface's alias (`ip link show`). As it
+can be written there only when the interface exists, the state file first says that one is made.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import pwd
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
 from anubis.daemon.log import event
@@ -27,8 +30,9 @@ from anubis.wireguard.errors import (
 from anubis.wireguard.keys import PrivateKey
 from anubis.wireguard.types import Device, DeviceChange
 
-__all__ = ["Interface", "explained"]
+__all__ = ["Interface", "Making", "explained"]
 
+_STARTING_SECONDS, _POLL_SECONDS = 2.0, 0.02  # for a program that nobody waits for any more
 ALIAS = "made by anubis"
 
 
@@ -55,11 +59,30 @@ def _permission_hint(error: BackendPermissionDenied) -> str:
     return "the daemon needs CAP_NET_ADMIN"
 
 
+@dataclass(frozen=True, slots=True)
+class Making:
+    """The names of interfaces that are being made, or were when an earlier run was killed."""
+
+    names: set[str]
+    save: Callable[[], None]  # writes them down
+
+    def begin(self, name: str) -> None:
+        """Note that an interface is about to be made."""
+        self.names.add(name)
+        self.save()
+
+    def end(self, name: str) -> None:
+        """Note that it bears its alias and is set up."""
+        self.names.discard(name)
+        self.save()
+
+
 class Interface:
     """One interface, by name; `made` is true while Anubis has to remove it."""
 
-    def __init__(self, name: str, backend: Backend, network: Network) -> None:
+    def __init__(self, name: str, backend: Backend, network: Network, making: Making) -> None:
         self.name = name
+        self._making = making
         self.made = False
         self._backend = backend
         self._network = network
@@ -69,11 +92,40 @@ class Interface:
         async with explained(f"cannot make {self.name}"):
             if self._network.link_index(self.name) is not None:
                 self.made = await self._network.alias(self.name) == ALIAS
-                return
-            await self._backend.create(self.name)
+                if self.made or not await self._is_ours():
+                    return
+            else:
+                self._making.begin(self.name)
+                try:
+                    await self._backend.create(self.name)
+                except BaseException:
+                    self._making.end(self.name)
+                    raise
             self.made = True
             await self._network.set_alias(self.name, ALIAS)
             event(logging.DEBUG, "interface_made", interface=self.name)
+
+    @property
+    def half_made(self) -> bool:
+        """Whether it has yet to be set up."""
+        return self.name in self._making.names
+
+    async def _is_ours(self) -> bool:
+        """Tell whether an earlier run was killed before it could write who made this interface.
+
+        Anubis configures only what bears its alias, so one that has a key is somebody else's.
+        """
+        if not self.half_made:
+            return False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _STARTING_SECONDS
+        while True:
+            try:
+                return (await self._backend.device(self.name)).public_key is None
+            except DeviceNotFound:
+                if loop.time() > deadline:
+                    raise
+            await asyncio.sleep(_POLL_SECONDS)  # its program has only just been started
 
     async def set_up(
         self,
@@ -95,6 +147,7 @@ class Interface:
                 ) from error
             async with explained(f"cannot configure {self.name}"):
                 raise
+        self._making.end(self.name)
 
     async def device(self) -> Device:
         """Read the interface. Raises LocalFailure."""

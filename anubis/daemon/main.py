@@ -19,7 +19,7 @@ from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes
 from anubis.daemon.guard import Guard
-from anubis.daemon.interface import explained
+from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event, set_up
 from anubis.daemon.notify import feed_watchdog, notify
@@ -120,6 +120,7 @@ class Daemon:
         self._state_file = state_file
         keyring = Keyring(host.production_key)
         shares = self._shares = Shares(self.network)
+        making = self._making = Making(set(saved.making), self.save)
         self._gatekeeper = Gatekeeper(peers, config.production)
         self._responder = Responder(
             keyring, peers, random, config.control.suites, floor_ns=clock.unix_ns()
@@ -130,14 +131,20 @@ class Daemon:
             keyring,
             backend=backend,
             shares=shares,
+            making=making,
             clock=clock,
             random=random,
         )
         self._production = Production(
-            config.production, host.production_key, backend=backend, shares=shares, save=self.save
+            config.production,
+            host.production_key,
+            backend=backend,
+            shares=shares,
+            making=making,
+            save=self.save,
         )
         self.goodbyes = Goodbyes(self.control)
-        parts = Parts(
+        parts = self._parts = Parts(
             gatekeeper=self._gatekeeper,
             control=self.control,
             goodbyes=self.goodbyes,
@@ -170,7 +177,10 @@ class Daemon:
             await self.network.adopt(NetworkState())
             with self._shares.held():
                 await self._production.start()
-                await self._production.reconcile(saved.peers, self._gatekeeper.up_peers())
+                up = self._gatekeeper.up_peers()
+                for peer in await self._production.reconcile(saved.peers, up):
+                    self._parts.note(peer)  # the far end is told
+                    self._gatekeeper.closed(peer.name)
             await self.control.start(
                 self._gatekeeper.peers,
                 mark=self._production.mark,
@@ -186,7 +196,10 @@ class Daemon:
     def _take_up(self, saved: SavedState) -> None:
         """Know again what an earlier run knew, as far as it still holds."""
         self._responder.restore(*self._watermarks.load())
+        self._responding.take_up(saved.heard)
         self._production.borrowed_mark = saved.borrowed_mark
+        self._production.mtu_before = saved.mtu_before
+        self._production.peers = dict(saved.peers)
         now = self._clock.boot()
         peers = self._gatekeeper.peers
         wishes = self._gatekeeper.wishes
@@ -264,7 +277,10 @@ class Daemon:
                 peers=dict(self._production.peers),
                 sysctls=dict(self.network.saved_sysctls),
                 borrowed_mark=self._production.borrowed_mark,
+                making=tuple(sorted(self._making.names)),
+                mtu_before=self._production.mtu_before,
                 unfinished=dict(self._gatekeeper.unfinished),
+                heard=self._responding.heard,
                 wishes=tuple(self._gatekeeper.wishes),
             )
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
-from anubis.daemon.interface import Interface
+from anubis.daemon.interface import Interface, Making
 from anubis.daemon.log import event
 from anubis.daemon.shares import Shares
 from anubis.errors import AnubisError, LocalFailure
@@ -46,16 +46,17 @@ class Production:
         *,
         backend: Backend,
         shares: Shares,
+        making: Making,
         save: Callable[[], None],
     ) -> None:
         self.peers: dict[str, PublicKey] = {}  # ours on the interface, by connection
         self.borrowed_mark = False
-        self._mtu_before: int | None = None  # bytes; set while a connection is up
+        self.mtu_before: int | None = None  # bytes; set while a connection is up
         self.mark = config.fwmark
         self._config = config
         self._private_key = private_key
         self._public_key = private_key.public_key()
-        self._interface = Interface(config.interface, backend, shares.network)
+        self._interface = Interface(config.interface, backend, shares.network, making)
         self._shares = shares
         self._save = save
         self._committed: dict[str, AuthorizedPeer] = {}
@@ -71,17 +72,31 @@ class Production:
         device = await self._ensure()
         self.mark = device.fwmark or self._config.fwmark
 
-    async def reconcile(self, peers: dict[str, PublicKey], up: Iterable[AuthorizedPeer]) -> None:
+    async def reconcile(
+        self, peers: dict[str, PublicKey], up: Iterable[AuthorizedPeer]
+    ) -> list[AuthorizedPeer]:
         """After a crash: take up the connections that are still up, remove other leftovers.
 
-        `peers` is what the state file says was ours.
+        `peers` is what the state file says was ours. Return the connections that cannot be taken
+        up any more, because a stranger has their networks, say; nothing of them is left.
         """
         self.peers = dict(peers)
         kept = {peer.name: peer for peer in up}
         for name in [name for name in peers if name not in kept]:
             await self._remove_peer(name)
-        for peer in kept.values():
+        lost = [peer for peer in kept.values() if not await self._recommit(peer)]
+        if not self._committed:
+            await self._return_loans()
+        return lost
+
+    async def _recommit(self, peer: AuthorizedPeer) -> bool:
+        try:
             await self.commit(peer, None)
+        except LocalFailure as error:
+            event(logging.ERROR, "not_taken_up", connection=peer.name, reason=error.message)
+            await self._remove_peer(peer.name)
+            return False
+        return True
 
     async def stop(self) -> None:
         """Remove everything that is ours, and the interface if Anubis made it."""
@@ -221,7 +236,7 @@ class Production:
         await self._interface.ensure()
         if self._interface.made:
             device = await self._interface.device()
-            if device.public_key != self._public_key:
+            if self._interface.half_made or device.public_key != self._public_key:
                 await self._interface.set_up(
                     self._private_key,
                     self._config.listen_port,
@@ -291,10 +306,10 @@ class Production:
         if self.borrowed_mark:
             await self._interface.configure(DeviceChange(fwmark=0))
             self.borrowed_mark = False
-        if self._mtu_before is not None:
+        if self.mtu_before is not None:
             with suppress(LocalFailure):  # an interface that is gone needs no MTU
-                await self._shares.network.set_mtu(self._config.interface, self._mtu_before)
-            self._mtu_before = None
+                await self._shares.network.set_mtu(self._config.interface, self.mtu_before)
+            self.mtu_before = None
 
     async def _fit_mtu(self) -> None:
         """Set the MTU as wg-quick does, on an interface that Anubis made."""
@@ -303,8 +318,9 @@ class Production:
             endpoints = [peer.endpoint.address for peer in device.peers if peer.endpoint]
             network = self._shares.network
             mtu = self._config.mtu or await network.bearer_mtu(endpoints, self.mark)
-            if self._mtu_before is None:
-                self._mtu_before = await network.mtu(self._config.interface)
+            if self.mtu_before is None:
+                self.mtu_before = await network.mtu(self._config.interface)
+                self._save()
             await network.set_mtu(self._config.interface, mtu)
 
     async def _apply(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from ipaddress import IPv6Address
 from weakref import WeakValueDictionary
 
@@ -81,6 +82,17 @@ class Responding:
 
     def _under_way(self, peer: str) -> int:
         return sum(name == peer for name in self._tasks.values())
+
+    @property
+    def heard(self) -> tuple[str, ...]:
+        """The peers that spoke of late, and may have left a session here."""
+        return self._silence.names
+
+    def take_up(self, heard: Iterable[str]) -> None:
+        """Have the peers forgotten that an earlier run did not live to forget."""
+        for name in heard:
+            if self._gatekeeper.peers.by_name(name) is not None:
+                self._silence.heard(self._gatekeeper.peer(name))
 
     async def stop(self) -> None:
         """Bring nothing up any more, and let requests under way finish, but not for long."""

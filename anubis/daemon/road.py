@@ -34,13 +34,14 @@ class Contact:
     """How far we got with a peer.
 
     `asked` once a request may be on its way, `ready` when its control tunnel stands, `reached`
-    when it was heard.
+    when it was heard; `asked_anew` if the request that was answered was not the first.
     """
 
     def __init__(self, on_reached: Callable[[str], None] | None = None) -> None:
         self.asked = False
         self.ready = asyncio.Event()
         self.reached = False
+        self.asked_anew = False
         self.endpoint: Endpoint | None = None
         self._on_reached = on_reached
 

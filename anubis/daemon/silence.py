@@ -35,6 +35,11 @@ class Silence:
             task = self._tasks[peer.name] = asyncio.create_task(self._wait(peer))
             task.add_done_callback(lambda _: self._tasks.pop(peer.name, None))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The peers that are yet to be forgotten, for the next run should this one be killed."""
+        return tuple(self._heard)
+
     def stop(self) -> None:
         """Look no more; the control plane is about to go."""
         for task in tuple(self._tasks.values()):

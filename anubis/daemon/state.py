@@ -36,7 +36,10 @@ class SavedState:
     peers: dict[str, PublicKey] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     borrowed_mark: bool = False
+    making: tuple[str, ...] = ()  # interfaces that do not bear yet who made them
+    mtu_before: int | None = None  # bytes; of a production interface while a connection is up
     unfinished: dict[str, float] = field(default_factory=dict)  # until when, by connection
+    heard: tuple[str, ...] = ()  # peers whose control tunnel is yet to be forgotten
     wishes: tuple[Wish, ...] = ()  # what is pinned; when to ask again is decided anew
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +59,10 @@ class SavedState:
             "peers": {name: key.base64() for name, key in self.peers.items()},
             "sysctls": self.sysctls,
             "borrowed_mark": self.borrowed_mark,
+            "making": list(self.making),
+            "mtu_before": self.mtu_before,
             "unfinished": self.unfinished,
+            "heard": list(self.heard),
             "wishes": [{"name": wish.name, "lease": wish.lease} for wish in self.wishes],
         }
 
@@ -78,7 +84,10 @@ class SavedState:
             peers={n: PublicKey.from_base64(key) for n, key in data["peers"].items()},
             sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
             borrowed_mark=bool(data["borrowed_mark"]),
+            making=tuple(map(str, data["making"])),
+            mtu_before=None if data["mtu_before"] is None else int(data["mtu_before"]),
             unfinished={str(n): float(until) for n, until in data["unfinished"].items()},
+            heard=tuple(map(str, data["heard"])),
             wishes=tuple(
                 Wish(str(w["name"]), None if w["lease"] is None else int(w["lease"]))
                 for w in data["wishes"]

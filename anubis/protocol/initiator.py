@@ -109,6 +109,11 @@ class Initiator:
         return None
 
     @property
+    def asked_anew(self) -> bool:
+        """Whether a second request was made; until it came, the peer had carried nothing out."""
+        return self._attempts > 1
+
+    @property
     def _current_suite(self) -> int:
         return self._header.suite if self._header else self.suites[0]
 

@@ -22,10 +22,10 @@ from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
 from tests.lab import crashing
 
-__all__ = ["Mortal", "Walk", "mortal", "world"]
+__all__ = ["Mortal", "Walk", "difference", "mortal", "world"]
 
 _DEAD_SECONDS = 10.0
-_AGREED_SECONDS = 2.5
+_AGREED_SECONDS = 9.0  # longer than a session lives that nobody uses (`silence`)
 World = Mapping[str, str]  # what the tools say of each host
 
 
@@ -37,6 +37,7 @@ class Mortal:
         self.daemon = lab.daemon(host)
         self._mother = mother
         self._lock = lab.path(host, "/run/anubis/lock")
+        self._state = lab.path(host, "/run/anubis/state.json")
         self._plan = lab.path(host, str(crashing.PLAN))
         self._points = lab.path(host, str(crashing.POINTS))
 
@@ -76,6 +77,21 @@ class Mortal:
         new.write_text(json.dumps(plan))
         new.replace(self._plan)
 
+    def renew_at(self, name: str) -> float:
+        """Return when a connection is to be renewed, by the clock of leases."""
+        (found,) = (
+            c for c in json.loads(self._state.read_text())["connections"] if c["name"] == name
+        )
+        return float(found["renew_at"])
+
+    def hasten(self, name: str) -> None:
+        """Have a connection renewed as soon as the daemon starts, which must not run now."""
+        state = json.loads(self._state.read_text())
+        for connection in state["connections"]:
+            if connection["name"] == name:
+                connection["renew_at"] = 0.0
+        self._state.write_text(json.dumps(state))
+
     def passed(self) -> list[str]:
         """Return the points of the plan that were passed."""
         return self._points.read_text().splitlines()
@@ -108,6 +124,9 @@ def world(lab: Lab, hosts: Sequence[str]) -> World:
     """Return the state of these hosts, and of all programs that run WireGuard."""
     with ThreadPoolExecutor(len(hosts)) as pool:
         found = dict(zip(hosts, pool.map(lambda host: snapshot(lab, host), hosts), strict=True))
+    for host in hosts:
+        links = json.loads(lab.run(host, "ip", "-json", "link").stdout)
+        found[host] += "".join(sorted(f"mtu {each['ifname']} {each['mtu']}\n" for each in links))
     programs = lab.run(hosts[0], "ps", "-C", "wireguard-go", "-o", "args=").stdout
     found["programs"] = "\n".join(sorted(programs.splitlines()))
     return found
@@ -136,7 +155,7 @@ class Walk:
     def points(self) -> list[str]:
         """Return the points that the operation passes when nobody dies."""
         self.begin()
-        self.victim.plan(record=True)
+        self.victim.plan(record="points")
         self.act()
         found = self.victim.passed()
         self.victim.plan()
@@ -149,7 +168,9 @@ class Walk:
                 self.missed.append(point)
                 continue
             self.survived += 1
-            wrong = self._look()
+            wrong = difference(self.lab, self.may_be)
+            if not wrong and self.cut():
+                wrong = f"a running tunnel was cut: {self.cut()}"
             if wrong:
                 self.failed[point] = wrong
 
@@ -177,20 +198,21 @@ class Walk:
                 call.result(30)
         return died
 
-    def _look(self) -> str:
-        """Return what is wrong with the lab, or nothing as soon as it is as it may be."""
-        hosts = [name for name in next(iter(self.may_be.values())) if name != "programs"]
-        now: World = {}
 
-        def agreed() -> bool:
-            nonlocal now
-            now = world(self.lab, hosts)
-            return any(now == allowed for allowed in self.may_be.values())
+def difference(lab: Lab, may_be: Mapping[str, World]) -> str:
+    """Return what is wrong with the lab, or nothing as soon as it is as it may be."""
+    hosts = [name for name in next(iter(may_be.values())) if name != "programs"]
+    now: World = {}
 
-        with suppress(LocalFailure):
-            wait_until(agreed, _AGREED_SECONDS, "both ends agree")
-            return "" if not self.cut() else f"a running tunnel was cut: {self.cut()}"
-        return _difference(now, self.may_be)
+    def agreed() -> bool:
+        nonlocal now
+        now = world(lab, hosts)
+        return any(now == allowed for allowed in may_be.values())
+
+    with suppress(LocalFailure):
+        wait_until(agreed, _AGREED_SECONDS, "both ends agree")
+        return ""
+    return _difference(now, may_be)
 
 
 def _difference(now: World, may_be: Mapping[str, World]) -> str:

@@ -6,7 +6,8 @@ wait for one another, and by how often it came already. Between two points nothi
 crash there is, for the world, a crash at one of them.
 
 The plan, a file that is read anew whenever it changes, says what to do with the points: nothing,
-write them down, or die at one. Owns the process; refuses to know what is tested (`crashes`).
+write them down, or die at one. Calls to the host (`faulting`) are written down, and made to fail,
+in the same way. Owns the process; refuses to know what is tested (`crashes`).
 
 Run in a host as `python -m tests.lab.crashing anubis daemon`, words by which the lab knows its
 daemons. It imports everything once and forks a daemon for each line of its standard input, which
@@ -31,10 +32,13 @@ import anubis
 from anubis.cli import app
 from anubis.daemon import main as _main  # noqa: F401
 from anubis.network import links as _links  # noqa: F401
+from tests.lab import faulting
 
 __all__ = ["PLAN", "POINTS", "main"]
 
-PLAN = Path("/run/crashing-plan")  # JSON: {"record": true}, {"kill": point} or {}
+PLAN = Path(
+    "/run/crashing-plan"
+)  # JSON: {"record": "points" or "calls"}, {"kill": point}, {"fail": call}
 POINTS = Path("/run/crashing-points")  # a line for each point that was passed
 _PACKAGE = str(Path(anubis.__file__).parent)
 
@@ -47,6 +51,8 @@ class _Tracer:
         self._read_at: object = None
         self._record = False
         self._kill: str | None = None
+        self._calls = False
+        self._fail: str | None = None
 
     def point(self, what: str, coroutine: object) -> None:
         """Pass a point. Does not return if this is the one to die at."""
@@ -56,14 +62,23 @@ class _Tracer:
         lines = list(_lines(coroutine))
         if not lines:
             return
-        place = f"{what} {' > '.join(lines)}"
+        if self._is_chosen(f"{what} {' > '.join(lines)}", self._record, self._kill):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fails(self, call: str) -> bool:
+        """Pass a call to the host; return whether it is the one to fail."""
+        self._read_plan()
+        if not self._calls and self._fail is None:
+            return False
+        return self._is_chosen(call, self._calls, self._fail)
+
+    def _is_chosen(self, place: str, record: bool, chosen: str | None) -> bool:
         self._seen[place] += 1
         name = f"{place} #{self._seen[place]}"
-        if self._record or name == self._kill:
+        if record or name == chosen:
             with POINTS.open("a") as file:
                 file.write(f"{name}\n")
-        if name == self._kill:
-            os.kill(os.getpid(), signal.SIGKILL)
+        return name == chosen
 
     def _read_plan(self) -> None:
         try:
@@ -73,7 +88,8 @@ class _Tracer:
         if (found.st_ino, found.st_mtime_ns) != self._read_at:
             self._read_at = found.st_ino, found.st_mtime_ns
             plan = json.loads(PLAN.read_text())
-            self._record, self._kill = bool(plan.get("record")), plan.get("kill")
+            self._record, self._kill = plan.get("record") == "points", plan.get("kill")
+            self._calls, self._fail = plan.get("record") == "calls", plan.get("fail")
             self._seen.clear()
 
 
@@ -155,6 +171,7 @@ def _look(coroutine: Any) -> tuple[FrameType | None, Any]:
 def _run() -> None:
     """Be the daemon."""
     tracer = _Tracer()
+    faulting.install(tracer.fails)
     new = asyncio.events.new_event_loop
 
     def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -22,7 +22,10 @@ STATE = SavedState(
     peers={"jacinth": KEY},
     sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
     borrowed_mark=True,
+    making=("wg0",),
+    mtu_before=1420,
     unfinished={"surya": 4600.5},
+    heard=("xena",),
     wishes=(Wish("jacinth", 3600), Wish("surya")),
 )
 
