@@ -10,10 +10,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv6Address
 from typing import Any
 
-from anubis.daemon.log import event
+from anubis.daemon.budget import DATAGRAMS, DATAGRAMS_OF_ALL, Budget
+from anubis.daemon.log import Throttle, event
 from anubis.errors import LocalFailure
 from anubis.network.plan import SERVICE_PORT
 from anubis.protocol.initiator import Initiator, NoReply
@@ -22,6 +24,8 @@ from anubis.protocol.wire import MAX_DATAGRAM, MessageType, Reply
 __all__ = ["Courier", "Exchange"]
 
 _MAX_WAITING = 32  # datagrams kept for one exchange
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_RECEIVE_BUFFER = 1 << 20  # bytes: some 1300 datagrams that come while we do something else
 
 
 class Exchange:
@@ -63,6 +67,8 @@ class Courier(asyncio.DatagramProtocol):
         self._on_request: Callable[[bytes, IPv6Address, int], None] | None = None
         self._exchanges: dict[IPv6Address, set[Exchange]] = {}
         self._transport: asyncio.DatagramTransport | None = None
+        self._budget = Budget(DATAGRAMS, DATAGRAMS_OF_ALL)
+        self._throttle = Throttle()
 
     async def open(
         self,
@@ -75,6 +81,8 @@ class Courier(asyncio.DatagramProtocol):
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+            with suppress(PermissionError):  # beyond net.core.rmem_max only with CAP_NET_ADMIN
+                sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
             sock.bind((str(address), SERVICE_PORT))
         except OSError as error:
             sock.close()
@@ -113,7 +121,18 @@ class Courier(asyncio.DatagramProtocol):
         return address in self._exchanges
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        """Hand a reply to its exchange, anything else to the responder."""
+        """Hand a reply to its exchange, anything else to the responder.
+
+        More than its budget of one source is not even looked at: on the control plane the source
+        address is proven, so nobody can use up another's.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._budget.allows(addr[0], now):
+            kept = self._throttle.passes(str(addr[0]), now)
+            if kept is not None:
+                fields = {"reason": "over_budget", "source": addr[0], "not_shown": kept or None}
+                event(logging.WARNING, "dropped", **fields)
+            return
         source = IPv6Address(str(addr[0]).partition("%")[0])
         if 2 <= len(data) <= MAX_DATAGRAM and data[1] == MessageType.REPLY:
             for exchange in self._exchanges.get(source, ()):

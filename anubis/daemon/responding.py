@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from weakref import WeakValueDictionary
 
+from anubis.daemon.budget import CHANGES, CHANGES_OF_ALL, REQUESTS, REQUESTS_OF_ALL, Budget
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
 from anubis.daemon.silence import Silence
@@ -26,10 +27,11 @@ from anubis.protocol.wire import Reply, Result, State, Verb
 
 __all__ = ["Responding"]
 
-MAX_UNDER_WAY = 64  # requests being carried out, or waiting for it, at one time
+MAX_UNDER_WAY = 256  # requests being carried out, or waiting for it, at one time
+_CHANGING = frozenset({Verb.UP, Verb.DOWN, Verb.GONE})
 _FAILED = "it failed here and was rolled back; see the log"
 STOP_SECONDS = 0.5
-MAX_OF_ONE_PEER = 4  # of these, so that one peer cannot take all
+MAX_OF_ONE_PEER = 16  # of these, so that one peer cannot take all
 
 
 class Responding:
@@ -46,6 +48,8 @@ class Responding:
         self._tasks: dict[asyncio.Task[None], str] = {}  # and whose request it is
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._throttle = Throttle()
+        self._budget = Budget(REQUESTS, REQUESTS_OF_ALL)
+        self._changes = Budget(CHANGES, CHANGES_OF_ALL)
         self._stopping = False
         self._silence = Silence(parts)
 
@@ -69,7 +73,9 @@ class Responding:
                 reply = self._reply(accepted, Result.BUSY, "the daemon is stopping")
                 self._send(self._responder.answer(accepted, reply), source, port)
             case Accepted() as accepted if self._is_busy(accepted.peer):
-                reply = self._reply(accepted, Result.BUSY, "too many requests at one time")
+                reply = self._reply(
+                    accepted, Result.BUSY, "too many requests; ask again in a moment"
+                )
                 self._send(self._responder.answer(accepted, reply), source, port)
                 self._log(logging.WARNING, "refused", accepted.peer, reason="busy", source=source)
             case Accepted() as accepted:
@@ -78,7 +84,11 @@ class Responding:
                 task.add_done_callback(self._tasks.pop)
 
     def _is_busy(self, peer: str) -> bool:
-        return len(self._tasks) >= MAX_UNDER_WAY or self._under_way(peer) >= MAX_OF_ONE_PEER
+        return (
+            len(self._tasks) >= MAX_UNDER_WAY
+            or self._under_way(peer) >= MAX_OF_ONE_PEER
+            or not self._budget.allows(peer, self._clock.boot())
+        )
 
     def _under_way(self, peer: str) -> int:
         return sum(name == peer for name in self._tasks.values())
@@ -108,6 +118,7 @@ class Responding:
         turn = self._turns.setdefault(accepted.peer, asyncio.Lock())
         try:
             async with turn:
+                await self._pace(accepted)
                 reply = await self._once(accepted)
         except AnubisError as error:
             verb = Verb(accepted.request.verb).name.lower()
@@ -118,6 +129,15 @@ class Responding:
             logging.getLogger(__name__).exception("failed peer=%s", accepted.peer)
             reply = self._reply(accepted, Result.FAILED, _FAILED)
         await self._deliver(accepted, self._responder.answer(accepted, reply), source, port)
+
+    async def _pace(self, accepted: Accepted) -> None:
+        """Let a peer that changes its connection again and again wait, rather than the others.
+
+        It is not told to come again: a script that goes up and down is only slowed.
+        """
+        if accepted.request.verb in _CHANGING:
+            while not self._changes.allows(accepted.peer, self._clock.boot()):  # noqa: ASYNC110
+                await asyncio.sleep(1 / CHANGES.per_second)
 
     async def _deliver(
         self, accepted: Accepted, datagram: bytes, source: IPv6Address, port: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import cast
 
 import pytest
 
+from anubis.daemon.budget import CHANGES, REQUESTS
 from anubis.daemon.clock import Clock
 from anubis.daemon.parts import Parts
 from anubis.daemon.responding import Responding
@@ -67,13 +69,11 @@ class Failing:
         self.sent.append(datagram)
 
 
-@pytest.mark.parametrize("error", [LocalFailure("no route"), RuntimeError("a bug")])
-async def test_who_asked_is_told_of_a_failure(error: Exception, tmp_path: Path) -> None:
-    """The reply says `failed`, and nothing of what went wrong here."""
+def house(failing: Failing, tmp_path: Path) -> tuple[Responding, Keyring, Keyring]:
+    """Return a house, its keyring, and that of the one peer it has."""
     draw = random.Random(1).randbytes
     ours, theirs = (Keyring(PrivateKey.generate(draw)) for _ in range(2))
     responder = Responder(ours, Entry(theirs.public_key), draw, (1,), floor_ns=0)
-    failing = Failing(error)
     parts = SimpleNamespace(
         gatekeeper=failing,
         production=failing,
@@ -82,9 +82,16 @@ async def test_who_asked_is_told_of_a_failure(error: Exception, tmp_path: Path) 
         save=lambda: None,
     )
     watermarks = Watermarks(tmp_path / "a", tmp_path / "b", responder)
-    responding = Responding(responder, watermarks, cast("Parts", parts))
+    return Responding(responder, watermarks, cast("Parts", parts)), ours, theirs
+
+
+@pytest.mark.parametrize("error", [LocalFailure("no route"), RuntimeError("a bug")])
+async def test_who_asked_is_told_of_a_failure(error: Exception, tmp_path: Path) -> None:
+    """The reply says `failed`, and nothing of what went wrong here."""
+    failing = Failing(error)
+    responding, ours, theirs = house(failing, tmp_path)
     initiator = Initiator(
-        theirs, ours.public_key, Verb.UP, (1,), 10.0, clock=time.time_ns, random=draw
+        theirs, ours.public_key, Verb.UP, (1,), 10.0, clock=time.time_ns, random=os.urandom
     )
     responding.on_request(initiator.start(0.0), SOURCE, PORT)
     await asyncio.wait_for(responding.stop(), 5)
@@ -93,3 +100,41 @@ async def test_who_asked_is_told_of_a_failure(error: Exception, tmp_path: Path) 
     assert isinstance(initiator.outcome, Reply)
     assert initiator.outcome.result == Result.FAILED
     assert str(error) not in initiator.outcome.reason
+
+
+async def test_who_asks_too_often_is_told_so(tmp_path: Path) -> None:
+    """Beyond its budget a peer gets `busy`, without anything being done."""
+    failing = Failing(LocalFailure("asked"))
+    responding, ours, theirs = house(failing, tmp_path)
+    results = []
+    for asked in range(REQUESTS.burst + 20):
+        initiator = Initiator(
+            theirs, ours.public_key, Verb.STATUS, (1,), 10.0, clock=time.time_ns, random=os.urandom
+        )
+        responding.on_request(initiator.start(0.0), SOURCE, PORT)
+        while len(failing.sent) == asked and responding._tasks:
+            await asyncio.wait(set(responding._tasks), timeout=5)
+        initiator.on_datagram(failing.sent[-1], 0.1)
+        assert isinstance(initiator.outcome, Reply)
+        results.append(initiator.outcome.result)
+    assert results[: REQUESTS.burst] == [Result.FAILED] * REQUESTS.burst
+    assert results[-1] == Result.BUSY
+
+
+async def test_changes_are_paced(tmp_path: Path) -> None:
+    """A peer that goes up and down at once is carried out at its rate, and refused nothing."""
+    failing = Failing(LocalFailure("asked"))
+    responding, ours, theirs = house(failing, tmp_path)
+    asked = CHANGES.burst + 3
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    for _ in range(asked):
+        initiator = Initiator(
+            theirs, ours.public_key, Verb.UP, (1,), 10.0, clock=time.time_ns, random=os.urandom
+        )
+        responding.on_request(initiator.start(0.0), SOURCE, PORT)
+        while len(responding._tasks) > 4:
+            await asyncio.wait(set(responding._tasks), timeout=5, return_when="FIRST_COMPLETED")
+    await asyncio.wait(set(responding._tasks), timeout=5)
+    assert len(failing.sent) == asked
+    assert loop.time() - begin >= 2 / CHANGES.per_second
