@@ -15,20 +15,22 @@ from ipaddress import IPv6Address, IPv6Interface
 from anubis.addresses import control_addresses
 from anubis.daemon.clock import Clock
 from anubis.daemon.courier import Courier
-from anubis.daemon.interface import Interface, Making
+from anubis.daemon.faults import control_faults, own_faults
+from anubis.daemon.interface import Allow, Interface, Making, Settings
 from anubis.daemon.road import Contact, Road, resident
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure, NoAnswer
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.files.config import Control
+from anubis.network.changes import Mended
 from anubis.network.plan import control_plane_state
 from anubis.network.state import NetworkState
 from anubis.protocol.channel import Keyring
 from anubis.protocol.initiator import Initiator, NoReply
 from anubis.protocol.wire import Reply, Verb
 from anubis.wireguard.backend import Backend
-from anubis.wireguard.keys import PrivateKey
-from anubis.wireguard.types import DeviceChange, PeerChange
+from anubis.wireguard.keys import PrivateKey, PublicKey
+from anubis.wireguard.types import Device, DeviceChange, Endpoint, PeerChange
 
 __all__ = ["ControlPlane"]
 
@@ -62,6 +64,11 @@ class ControlPlane:
         self._random = random
         self._courier = Courier()
         self._mark = 0
+        self._lock = asyncio.Lock()  # of what is put right
+        self._peers: Iterable[AuthorizedPeer] = ()
+        self._on_request: Callable[[bytes, IPv6Address, int], None] | None = None
+        self._kept_alive: set[PublicKey] = set()
+        self._endpoints: dict[PublicKey, Endpoint] = {}  # as last seen
 
     async def start(
         self,
@@ -78,18 +85,14 @@ class ControlPlane:
                 f"{self._config.interface} exists already and is not Anubis's",
                 f"ip link delete {self._config.interface}, or set another Interface in [Control]",
             )
-        self._mark = mark
-        own = (
-            IPv6Interface((self.addresses.routable, 128)),
-            IPv6Interface((self.addresses.link_local, 128)),
-        )
-        await self._interface.set_up(self._private_key, self._config.listen_port, mark, own)
+        self._mark, self._peers, self._on_request = mark, peers, on_request
+        await self._interface.set_up(self._settings())
         await self._shares.put(
             "control",
             control_plane_state(self._config.interface, self.addresses.routable, table),
         )
         await self._admit(peers)
-        await self._courier.open(self._config.interface, self.addresses.routable, on_request)
+        await self._listen()
 
     async def _admit(self, peers: Iterable[AuthorizedPeer]) -> None:
         """Let these peers in and no others; who was in before a crash keeps session and endpoint.
@@ -113,14 +116,69 @@ class ControlPlane:
         await self._interface.remove()
         await self._shares.put("control", NetworkState())
 
+    @property
+    def name(self) -> str:
+        """The interface's name."""
+        return self._config.interface
+
+    def _settings(self) -> Settings:
+        own = (self.addresses.routable, self.addresses.link_local)
+        return Settings(
+            self._private_key,
+            self._config.listen_port,
+            self._mark,
+            tuple(IPv6Interface((address, 128)) for address in own),
+        )
+
+    async def mend(self, allow: Allow, *, deep: bool) -> tuple[Mended, ...]:
+        """Put right what strangers did to the interface; `deep`: and to what WireGuard has on it.
+
+        Raises LocalFailure. Not to be cancelled.
+        """
+        async with self._lock:
+            mended = await self._interface.mend(self._settings(), allow)
+            if Mended(f"interface {self.name}", "vanished") in mended:
+                changes = tuple(self._wanted(peer) for peer in self._peers)
+                await self._interface.configure(DeviceChange(peers=changes))
+                await self._listen()
+            elif deep:
+                mended += await self._mend_device(await self._interface.device(), allow)
+            return mended
+
+    async def _listen(self) -> None:
+        """Open the socket; one that was open served an interface that is gone."""
+        if self._on_request is not None:
+            self._courier.close()
+            await self._courier.open(self.name, self.addresses.routable, self._on_request)
+
+    def _wanted(self, peer: AuthorizedPeer) -> PeerChange:
+        key = peer.control_public_key
+        keepalive = KEEPALIVE if key in self._kept_alive else 0
+        change = resident(peer, endpoint=self._endpoints.get(key))
+        return replace(change, persistent_keepalive=keepalive)
+
+    async def _mend_device(self, device: Device, allow: Allow) -> tuple[Mended, ...]:
+        for peer in device.peers:
+            if peer.endpoint is not None:
+                self._endpoints[peer.public_key] = peer.endpoint
+        own = own_faults(device, self._settings(), allow)
+        found = control_faults(device, self._peers, self._wanted, allow)
+        for faults in (own, found):
+            if faults.mended:
+                await self._interface.configure(faults.change())
+        return (*own.mended, *found.mended)
+
     async def set_mark(self, mark: int) -> None:
         """Mark the bearer packets like those of production."""
-        if mark != self._mark:
-            await self._interface.configure(DeviceChange(fwmark=mark))
-            self._mark = mark
+        async with self._lock:
+            if mark != self._mark:
+                await self._interface.configure(DeviceChange(fwmark=mark))
+                self._mark = mark
 
     async def keep_alive(self, peer: AuthorizedPeer, *, on: bool) -> None:
         """Keep the way to a peer open through NAT, or fall silent again."""
+        kept = {peer.control_public_key}
+        self._kept_alive = self._kept_alive | kept if on else self._kept_alive - kept
         change = PeerChange(
             peer.control_public_key, update_only=True, persistent_keepalive=KEEPALIVE if on else 0
         )

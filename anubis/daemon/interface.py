@@ -19,6 +19,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from anubis.daemon.log import event
 from anubis.errors import LocalFailure
 from anubis.network.apply import Network
+from anubis.network.changes import Mended
 from anubis.wireguard.backend import Backend
 from anubis.wireguard.errors import (
     BackendError,
@@ -30,10 +31,21 @@ from anubis.wireguard.errors import (
 from anubis.wireguard.keys import PrivateKey
 from anubis.wireguard.types import Device, DeviceChange
 
-__all__ = ["Interface", "Making", "explained"]
+__all__ = ["Allow", "Interface", "Making", "Settings", "explained"]
 
 _STARTING_SECONDS, _POLL_SECONDS = 2.0, 0.02  # for a program that nobody waits for any more
 ALIAS = "made by anubis"
+Allow = Callable[[str], bool]  # whether a thing may be put right now, by its name in `Mended`
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an interface that Anubis made has besides its peers."""
+
+    private_key: PrivateKey
+    listen_port: int
+    fwmark: int
+    addresses: Sequence[IPv4Interface | IPv6Interface]
 
 
 @asynccontextmanager
@@ -86,11 +98,13 @@ class Interface:
         self.made = False
         self._backend = backend
         self._network = network
+        self._index: int | None = None  # of the link that was made or found
 
     async def ensure(self) -> None:
         """Make the interface, unless one of that name is there already."""
         async with explained(f"cannot make {self.name}"):
-            if self._network.link_index(self.name) is not None:
+            self._index = self._network.link_index(self.name)
+            if self._index is not None:
                 self.made = await self._network.alias(self.name) == ALIAS
                 if self.made or not await self._is_ours():
                     return
@@ -103,6 +117,7 @@ class Interface:
                     raise
             self.made = True
             await self._network.set_alias(self.name, ALIAS)
+            self._index = self._network.link_index(self.name)
             event(logging.DEBUG, "interface_made", interface=self.name)
 
     @property
@@ -127,18 +142,20 @@ class Interface:
                     raise
             await asyncio.sleep(_POLL_SECONDS)  # its program has only just been started
 
-    async def set_up(
-        self,
-        private_key: PrivateKey,
-        listen_port: int,
-        fwmark: int,
-        addresses: Sequence[IPv4Interface | IPv6Interface],
-    ) -> None:
+    @property
+    def present(self) -> bool:
+        """Whether there is an interface of that name."""
+        return self._network.link_index(self.name) is not None
+
+    async def set_up(self, settings: Settings) -> None:
         """Configure an interface that Anubis made and bring it up, still without peers."""
-        change = DeviceChange(private_key=private_key, listen_port=listen_port, fwmark=fwmark)
+        listen_port = settings.listen_port
+        change = DeviceChange(
+            private_key=settings.private_key, listen_port=listen_port, fwmark=settings.fwmark
+        )
         try:
             await self._backend.configure(self.name, change)
-            await self._network.configure_link(self.name, addresses, None)
+            await self._network.configure_link(self.name, settings.addresses, None)
         except (BackendError, LocalFailure) as error:
             if _errno(error) == errno.EADDRINUSE:
                 raise LocalFailure(
@@ -148,6 +165,42 @@ class Interface:
             async with explained(f"cannot configure {self.name}"):
                 raise
         self._making.end(self.name)
+
+    async def mend(self, settings: Settings, allow: Allow) -> tuple[Mended, ...]:
+        """Put right what strangers did to the link of an interface that Anubis made.
+
+        Made anew, it has no peers: then "interface NAME" has vanished. Raises LocalFailure.
+        """
+        link = f"interface {self.name}"
+        if not self.present:
+            if not allow(link):
+                return ()
+            await self.ensure()
+            await self.set_up(settings)
+            return (Mended(link, "vanished"),)
+        mended = await self._mend_alias(allow)
+        there = {address.ip for address in await self._network.link_addresses(self.name)}
+        lost = [address for address in settings.addresses if address.ip not in there]
+        wrong = [Mended(f"address {address} of {self.name}", "vanished") for address in lost]
+        if not await self._network.link_is_up(self.name):
+            wrong.append(Mended(f"state of {self.name} (it was down)", "changed"))
+        wrong = [one for one in wrong if allow(one.what)]
+        if wrong:
+            await self._network.configure_link(self.name, settings.addresses, None)
+        return (*mended, *wrong)
+
+    async def _mend_alias(self, allow: Allow) -> tuple[Mended, ...]:
+        """See that it is still ours, and put back the alias that says so."""
+        what = f"alias of {self.name}"
+        if await self._network.alias(self.name) == ALIAS or not allow(what):
+            return ()
+        if self._network.link_index(self.name) != self._index:
+            raise LocalFailure(
+                f"{self.name} is another interface now, which Anubis did not make",
+                f"ip link delete {self.name}",
+            )
+        await self._network.set_alias(self.name, ALIAS)
+        return (Mended(what, "changed"),)
 
     async def device(self) -> Device:
         """Read the interface. Raises LocalFailure."""

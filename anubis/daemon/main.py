@@ -162,8 +162,7 @@ class Daemon:
         operations = self._operations = DaemonOperations(parts)
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
-        interfaces = (config.control.interface, config.production.interface)
-        self._guard = Guard(shares, interfaces, config.production.table)
+        self._guard = Guard(shares, self.control, self._production, config.production.table)
         self._roaming = Roaming(parts, self._leases.wake)
         self._guard.on_connectivity(self._roaming.moved)
         self._clock = clock
@@ -286,6 +285,7 @@ class Daemon:
         )
         self._leases.wake()
         self._roaming.wake()
+        self._guard.wake()
 
     def _write(self, state: SavedState) -> None:
         """Write the state file.

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
-from anubis.daemon.interface import Interface, Making
+from anubis.daemon.faults import own_faults, production_faults
+from anubis.daemon.interface import Allow, Interface, Making, Settings
 from anubis.daemon.log import event
 from anubis.daemon.shares import Shares
 from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.files.config import Production as ProductionConfig
+from anubis.network.changes import Mended
 from anubis.network.plan import production_state
 from anubis.network.state import NetworkState
 from anubis.wireguard.backend import Backend
@@ -60,12 +62,18 @@ class Production:
         self._shares = shares
         self._save = save
         self._committed: dict[str, AuthorizedPeer] = {}
+        self._endpoints: dict[PublicKey, Endpoint] = {}  # of our peers, as last seen
         self._lock = asyncio.Lock()
 
     @property
     def name(self) -> str:
         """The interface's name."""
         return self._config.interface
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection to look after."""
+        return bool(self._committed)
 
     async def start(self) -> None:
         """Make the interface where there is none, and find its mark. Raises LocalFailure."""
@@ -224,12 +232,83 @@ class Production:
         async with self._lock:
             await self._remove_peer(entry.name)
             self._committed.pop(entry.name, None)
+            self._endpoints.pop(entry.public_key, None)
             await self._apply()
             if not self._committed:
                 await self._return_loans()
             self._save()
 
+    async def mend(self, allow: Allow) -> tuple[Mended, ...]:
+        """Put right what strangers did to the interface and to our peers on it.
+
+        An interface that Anubis did not make is not made either; when there is one with our key
+        again, our peers come back to it. Raises LocalFailure. Not to be cancelled.
+        """
+        async with self._lock:
+            mended: tuple[Mended, ...] = ()
+            if self._interface.made:
+                mended = await self._interface.mend(self._settings(), allow)
+            elif not self._interface.present:
+                if not self._committed:
+                    return ()
+                raise LocalFailure(
+                    f"{self.name} is gone, which Anubis did not make",
+                    f"make it again, with the key in {self._config.private_key_file}",
+                )
+            if not self._committed:
+                return mended
+            return mended + await self._mend_device(mended, allow)
+
     # Steps; the lock is held
+
+    async def _mend_device(self, before: tuple[Mended, ...], allow: Allow) -> tuple[Mended, ...]:
+        """Put right what WireGuard has; `before` is what was done to the link."""
+        device = await self._interface.device()
+        mended: list[Mended] = []
+        if self._interface.made:
+            own = own_faults(device, self._settings(device.fwmark), allow)
+            if own.mended:
+                await self._interface.configure(own.change())
+            mended += own.mended
+        else:
+            self._demand_key(device)
+        if device.fwmark != self.mark and allow(f"fwmark of {self.name}"):
+            await self._borrow_mark(device)
+            mended.append(Mended(f"fwmark of {self.name}", "changed"))
+            await self._apply()
+        faults = production_faults(device, self._committed, self._endpoints, allow)
+        if faults.mended:
+            await self._interface.configure(faults.change())
+        for change in faults.peers:
+            if change.persistent_keepalive is not None:
+                await self._greet(change)
+        if Mended(f"interface {self.name}", "vanished") in before:
+            await self._fit_mtu()
+        ours = {entry.public_key for entry in self._committed.values()}
+        self._endpoints |= {
+            peer.public_key: peer.endpoint
+            for peer in device.peers
+            if peer.endpoint is not None and peer.public_key in ours
+        }
+        return (*mended, *faults.mended)
+
+    async def _greet(self, change: PeerChange) -> None:
+        """Make WireGuard shake hands with a peer that came back, so that both ends go on at once.
+
+        Until then a recorded handshake of the peer's could be replayed: WireGuard has forgotten
+        the newest one that it saw.
+        """
+        for keepalive in (TRIGGER_KEEPALIVE, change.persistent_keepalive):
+            again = PeerChange(change.public_key, update_only=True, persistent_keepalive=keepalive)
+            await self._interface.configure(DeviceChange(peers=(again,)))
+
+    def _settings(self, fwmark: int | None = None) -> Settings:
+        return Settings(
+            self._private_key,
+            self._config.listen_port,
+            self._config.fwmark if fwmark is None else fwmark,
+            self._config.addresses,
+        )
 
     async def _ensure(self) -> Device:
         """Return the interface, made if need be, with our key on it."""
@@ -237,22 +316,20 @@ class Production:
         if self._interface.made:
             device = await self._interface.device()
             if self._interface.half_made or device.public_key != self._public_key:
-                await self._interface.set_up(
-                    self._private_key,
-                    self._config.listen_port,
-                    self._config.fwmark,
-                    self._config.addresses,
-                )
+                await self._interface.set_up(self._settings())
                 device = await self._interface.device()
             return device
         device = await self._interface.device()
+        self._demand_key(device)
+        return device
+
+    def _demand_key(self, device: Device) -> None:
         if device.public_key != self._public_key:
             raise LocalFailure(
                 f"{self._config.interface} exists with another key than"
                 f" {self._config.private_key_file}",
                 "use its private key for PrivateKeyFile, or set another Interface in [Production]",
             )
-        return device
 
     async def _admit(self, entry: AuthorizedPeer, rivals: Iterable[AuthorizedPeer] = ()) -> Device:
         """Check that the peer may come, and note, before it does, that it is ours."""
@@ -286,6 +363,8 @@ class Production:
     async def _verify(self, entry: AuthorizedPeer) -> None:
         """See that WireGuard did as it was told."""
         peer = await self.peer(entry)
+        if peer is not None and peer.endpoint is not None:
+            self._endpoints[entry.public_key] = peer.endpoint
         missing = entry.allowed_ips - (peer.allowed_ips if peer else frozenset())
         if missing:
             raise LocalFailure(

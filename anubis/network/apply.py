@@ -235,6 +235,14 @@ class Network:
         """Give a link that Anubis made its addresses and MTU, bring it up: `Links.configure`."""
         await self._links.configure(interface, addresses, mtu)
 
+    async def link_is_up(self, interface: str) -> bool:
+        """Tell whether a link is switched on."""
+        return await self._links.is_up(interface)
+
+    async def link_addresses(self, interface: str) -> frozenset[IPInterface]:
+        """Return the addresses of a link."""
+        return await self._links.addresses(interface)
+
     async def delete_link(self, interface: str) -> None:
         """Remove a link that Anubis made; one that is gone already is fine."""
         await self._links.delete(interface)

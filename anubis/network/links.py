@@ -32,6 +32,7 @@ WIREGUARD_OVERHEAD = 80  # bytes: IPv6 header 40, UDP header 8, WireGuard header
 
 _FALLBACK_MTU = 1500  # bytes, as wg-quick
 _FLAGS = {4: 0x200, 6: 0x202}  # IFA_F_NOPREFIXROUTE; IFA_F_NODAD: nobody else is on the link
+_IFF_UP = 1  # linux/if.h
 _ADDR_GEN_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 
 
@@ -82,6 +83,14 @@ class Links:
             for message in messages
             if message["index"] == index
         )
+
+    async def is_up(self, interface: str) -> bool:
+        """Tell whether a link is switched on."""
+        what = f"read the state of {interface}"
+        links = await self._netlink.ask(
+            what, self._netlink.socket.link("get", index=_require(what, interface))
+        )
+        return bool(links[0]["flags"] & _IFF_UP)
 
     async def mtu(self, interface: str) -> int:
         """Return the MTU of a link in bytes."""

@@ -240,6 +240,10 @@ class Watch:
         self._heard.clear()
         return found
 
+    def nudge(self) -> None:
+        """Let `next` return, with `Change(0)` if there is nothing."""
+        self._heard.set()
+
     def __aiter__(self) -> Self:
         return self
 

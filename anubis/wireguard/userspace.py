@@ -30,6 +30,7 @@ from anubis.wireguard.types import Device, DeviceChange
 
 __all__ = ["UserspaceBackend"]
 
+_QUIT_SECONDS = 0.2  # for a program to notice that its interface was deleted
 _FIRST_PAUSE, _LAST_PAUSE, _GROWTH = 0.001, 0.02, 1.25  # seconds between looks at a condition
 
 
@@ -56,6 +57,9 @@ class UserspaceBackend:
         """Start the program. Raises DeviceExists, BackendUnavailable, BackendPermissionDenied."""
         check_interface_name(interface)
         async with self._one_at_a_time:
+            if not _link_exists(interface):
+                # A program whose interface was just deleted is about to quit.
+                await _until(lambda: not self.serves(interface), _QUIT_SECONDS)
             self._refuse_taken_name(interface)
             await self._end_child(interface)
             self._remove_stale_socket(interface)

@@ -31,6 +31,7 @@ __all__ = [
     "AUTHORIZED_PEERS",
     "DAEMONS",
     "LEAF",
+    "MAKE",
     "XENA",
     "Edit",
     "Outage",
@@ -54,6 +55,13 @@ LEAF = {4: "192.168.7.2", 6: "2001:db8:7::2"}
 XENA = {4: "10.66.0.10", 6: "fd66::10"}  # in the tunnel
 ANUBIS_CONF = "/etc/anubis/anubis.conf"
 AUTHORIZED_PEERS = "/etc/anubis/authorized_peers"
+
+# The daemon is not root: it can use a wireguard-go of its own user only.
+MAKE = (
+    "ip link add {0} type wireguard 2>/dev/null ||"
+    " setpriv --reuid=anubisd --regid=anubisd --clear-groups --inh-caps=+net_admin"
+    " --ambient-caps=+net_admin wireguard-go {0} 2>/dev/null"
+)
 
 _REPLY = re.compile(rb"^\[(\d+\.\d+)\] \d+ bytes from .* icmp_seq=(\d+) .* time=([\d.]+) ms$", re.M)
 _REPLY_SECONDS = 10

@@ -14,6 +14,7 @@ from anubis.lab.observe import snapshot
 from tests.lab.steps import (
     AUTHORIZED_PEERS,
     LEAF,
+    MAKE,
     XENA,
     Edit,
     Ping,
@@ -32,12 +33,6 @@ from tests.lab.steps import (
 ROUNDS = 10
 PERMANENT = {"selen": ("10.88.0.11", "fd88::11"), "surya": ("10.88.0.2", "fd88::2")}
 ENDPOINTS = {"selen": "10.9.8.11:5000", "surya": "203.0.113.2:5000"}
-# The daemon is not root: it can use a wireguard-go of its own user only.
-MAKE = (
-    "ip link add {0} type wireguard 2>/dev/null ||"
-    " setpriv --reuid=anubisd --regid=anubisd --clear-groups --inh-caps=+net_admin"
-    " --ambient-caps=+net_admin wireguard-go {0} 2>/dev/null"
-)
 
 
 def public_key(lab: Lab, host: str, interface: str) -> str:

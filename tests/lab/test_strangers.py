@@ -8,16 +8,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from anubis.daemon.patience import FIRST_PAUSE, TRIES
+from anubis.errors import LocalFailure
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
 from tests.lab.steps import (
     AUTHORIZED_PEERS,
     LEAF,
+    MAKE,
     XENA,
     Edit,
     client,
@@ -25,13 +29,39 @@ from tests.lab.steps import (
     end_all,
     page,
     stanza_key,
+    transaction,
 )
 
 # The promise, from the kernel's notice of the loss to that of the return. It is that of a host with
-# a free processor. These tests may share theirs, so one round in three has to keep it, in whole.
+# a processor to spare; these tests may share theirs. So the time in which something had to wait for
+# a processor, which the kernel counts, is taken off; and one round in two has to keep it, in whole.
 RESTORED_SECONDS = 0.1
-ROUNDS = 3
+ROUNDS = 2
 PATIENCE_SECONDS = 10.0  # for a test to see that nothing comes
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time in seconds: as the clock went, and of that without a processor to spare."""
+
+    seconds: float
+    starved: float
+
+    def __sub__(self, other: Span) -> Span:
+        return Span(self.seconds - other.seconds, self.starved - other.starved)
+
+    @property
+    def fair(self) -> float:
+        """What it would have taken with a processor to spare."""
+        return self.seconds - self.starved
+
+
+def now() -> Span:
+    """Return the time; a kernel that does not count starvation (PSI) has none."""
+    with suppress(OSError):
+        some, _full = Path("/proc/pressure/cpu").read_text().splitlines()
+        return Span(time.monotonic(), int(some.rpartition("=")[2]) / 1e6)
+    return Span(time.monotonic(), 0.0)
 
 
 class Monitor:
@@ -39,7 +69,7 @@ class Monitor:
 
     def __init__(self, lab: Lab, host: str, *command: str, mark: tuple[str, str]) -> None:
         """Listen; `mark` is a harmless change and its undoing, by which it is known to listen."""
-        self.lines: list[tuple[float, str]] = []
+        self.lines: list[tuple[Span, str]] = []
         self._process = lab.popen(host, *command)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -59,7 +89,7 @@ class Monitor:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.lines.append((time.monotonic(), line.strip()))
+            self.lines.append((now(), line.strip()))
 
     def close(self) -> None:
         """End it."""
@@ -67,9 +97,9 @@ class Monitor:
         self._reader.join()
         self._process.communicate()
 
-    def gaps(self) -> list[float]:
-        """Return, for all that `ip` told deleted and then there, how long it was away, in s."""
-        gone: dict[str, float] = {}
+    def gaps(self) -> list[Span]:
+        """Return, for all that `ip` told deleted and then there, how long it was away."""
+        gone: dict[str, Span] = {}
         found = []
         for at, line in self.lines:
             what = line.removeprefix("Deleted ")
@@ -120,11 +150,11 @@ def restored(lab: Lab, before: str, host: str = "xena") -> None:
     Not byte by byte: a table or a route that came back stands behind those that never left.
     """
     lines = sorted(before.splitlines())
-    wait_until(
-        lambda: sorted(snapshot(lab, host).splitlines()) == lines,
-        PATIENCE_SECONDS,
-        f"{host} is as before",
-    )
+    with suppress(LocalFailure):
+        wait_until(
+            lambda: sorted(snapshot(lab, host).splitlines()) == lines, PATIENCE_SECONDS, "restored"
+        )
+    assert sorted(snapshot(lab, host).splitlines()) == lines
 
 
 def logged(lab: Lab, text: str, host: str = "xena") -> None:
@@ -134,15 +164,18 @@ def logged(lab: Lab, text: str, host: str = "xena") -> None:
     wait_until(lambda: bool(pattern.search(daemon.log)), PATIENCE_SECONDS, f"in the log: {text}")
 
 
-def in_time(name: str, a_round: Callable[[], list[float]]) -> None:
+def in_time(name: str, a_round: Callable[[], list[Span]]) -> None:
     """Print how long things were away in a round, until one keeps the promise. One must."""
     worsts = []
     for _ in range(ROUNDS):
         gaps = a_round()
-        worsts.append(max(gaps))
-        figures = f"median {statistics.median(gaps) * 1e3:.1f} ms, worst {max(gaps) * 1e3:.1f} ms"
-        sys.stdout.write(f"{name}: {len(gaps)} put right, {figures}\n")
-        if max(gaps) < RESTORED_SECONDS:
+        worsts.append(max(gap.fair for gap in gaps))
+        times = [1000 * gap.seconds for gap in gaps]
+        sys.stdout.write(
+            f"{name}: {len(gaps)} put right, median {statistics.median(times):.1f} ms,"
+            f" worst {max(times):.1f} ms, with a processor to spare {1000 * worsts[-1]:.1f} ms\n"
+        )
+        if worsts[-1] < RESTORED_SECONDS:
             return
     raise AssertionError(f"{name}: each of {ROUNDS} rounds had a worse one: {worsts} s")
 
@@ -161,7 +194,7 @@ def test_each_rule_that_is_deleted_is_put_back(lab: Lab, everywhere: str) -> Non
     rules = our_rules(lab)
     assert len(rules) >= 12
 
-    def delete_each() -> list[float]:
+    def delete_each() -> list[Span]:
         with ip_monitor(lab, "xena") as monitor:
             for count, (family, priority) in enumerate(rules, 1):
                 lab.run("xena", "ip", family, "rule", "del", "priority", priority, check=True)
@@ -179,7 +212,7 @@ def test_flushed_routes_and_rules_are_put_back(lab: Lab, everywhere: str, family
     """All at once, as a restart of systemd-networkd or `ip route flush` takes them."""
     flush = f"ip -{family} route flush table 214; ip -{family} rule flush protocol 214"
 
-    def flush_all() -> list[float]:
+    def flush_all() -> list[Span]:
         with ip_monitor(lab, "xena") as monitor:
             lab.run("xena", "sh", "-ec", flush, check=True)
             restored(lab, everywhere)
@@ -215,7 +248,7 @@ def test_nftables_that_were_changed_are_put_back(
 ) -> None:
     """As `nft` changes them; the whole table is replaced in one transaction."""
 
-    def change() -> list[float]:
+    def change() -> list[Span]:
         with nft_monitor(lab, "xena") as monitor:
             lab.run("xena", *command.split(), check=True)
             restored(lab, everywhere)
@@ -225,6 +258,85 @@ def test_nftables_that_were_changed_are_put_back(
 
     in_time(command, change)
     logged(lab, named)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("ip address del 10.66.0.10/32 dev wg0", 'vanished what="address 10.66.0.10/32 of wg0'),
+        ("ip -6 address flush dev anubis0", r'vanished what="address fd61:\S+ of anubis0'),
+        ("ip link set wg0 down", r'changed what="state of wg0 \(it was down\)"'),
+        ("ip link set anubis0 down", r'changed what="state of anubis0 \(it was down\)"'),
+        ("ip link delete wg0", 'vanished what="interface wg0, peer jacinth of wg0'),
+        ("ip link delete anubis0", 'vanished what="interface anubis0'),
+    ],
+)
+def test_an_interface_that_was_changed_is_put_right(
+    lab: Lab, everywhere: str, command: str, named: str
+) -> None:
+    """Of an interface that Anubis made, everything comes back, peers and session included."""
+
+    def change() -> list[Span]:
+        with ip_monitor(lab, "xena") as monitor:
+            lab.run("xena", *command.split(), check=True)
+            restored(lab, everywhere)
+            return [monitor.lines[-1][0] - monitor.lines[0][0]]
+
+    in_time(command, change)
+    logged(lab, named)
+    assert page(lab, "xena", LEAF[4]) == f"leaf, in the house\nyou are {XENA[4]}\n"
+    client(lab, "xena").up("jacinth")  # which asks jacinth through the control plane
+
+
+def test_what_wireguard_tells_nobody_is_found_within_seconds(lab: Lab, everywhere: str) -> None:
+    """Peers, their AllowedIPs and the mark, at the next look."""
+    jacinth = stanza_key(lab, "xena", "jacinth")
+    thief = lab.run("xena", "sh", "-c", "wg genkey | wg pubkey", check=True).stdout.strip()
+    control = stanza_key(lab, "xena", "surya", "ControlPublicKey")
+    for command, undo, named in (
+        (f"wg set wg0 peer {jacinth} remove", "true", 'vanished what="peer jacinth of wg0"'),
+        (
+            f"wg set wg0 peer {thief} allowed-ips 192.168.7.0/24",
+            f"wg set wg0 peer {thief} remove",
+            'changed what="AllowedIPs of jacinth on wg0"',
+        ),
+        ("ip link set wg0 alias mine", "true", 'changed what="alias of wg0"'),
+        ("wg set wg0 fwmark 0", "true", 'changed what="fwmark of wg0"'),
+        ("wg set anubis0 fwmark 0", "true", 'changed what="fwmark of anubis0"'),
+        ("wg set anubis0 listen-port 7777", "true", 'changed what="port of anubis0"'),
+        (
+            f"wg set anubis0 peer {control} remove",
+            "true",
+            'vanished what="peer surya of anubis0"',
+        ),
+        (
+            f"wg set anubis0 peer {thief} allowed-ips 10.0.0.0/8",
+            "true",
+            re.escape(f'appeared what="peer {thief} of anubis0"'),
+        ),
+    ):
+        lab.run("xena", *command.split(), check=True)
+        logged(lab, named)
+        lab.run("xena", *undo.split(), check=True)
+        restored(lab, everywhere)
+        assert page(lab, "xena", LEAF[4]) == f"leaf, in the house\nyou are {XENA[4]}\n"
+
+
+def test_a_mark_that_the_stranger_chose_is_followed(lab: Lab, everywhere: str) -> None:
+    """Ours is lent only to an interface without one; rules and both interfaces have his."""
+    lab.run("xena", "wg", "set", "wg0", "fwmark", "0x99", check=True)
+    logged(lab, 'vanished what="[^"]*IPv4 rule 21430|fwmark of wg0')
+    wait_until(
+        lambda: lab.run("xena", "wg", "show", "anubis0", "fwmark").stdout.strip() == "0x99",
+        PATIENCE_SECONDS,
+        "the control plane follows",
+    )
+    rules = lab.run("xena", "ip", "rule", "show", check=True).stdout
+    assert "fwmark 0x99 " in rules
+    assert "fwmark 0xd6 " not in rules
+    assert page(lab, "xena", LEAF[4]) == f"leaf, in the house\nyou are {XENA[4]}\n"
+    lab.run("xena", "wg", "set", "wg0", "fwmark", "0xd6", check=True)
+    restored(lab, everywhere)
 
 
 def test_who_deletes_again_and_again_is_met_with_patience(lab: Lab, everywhere: str) -> None:
@@ -241,3 +353,27 @@ def test_who_deletes_again_and_again_is_met_with_patience(lab: Lab, everywhere: 
     restored(lab, everywhere)
     assert time.monotonic() - at > 0.5 * FIRST_PAUSE
     logged(lab, 'contested what="IPv4 rule 21450" next_in=2.0')
+
+
+def test_an_interface_of_the_administrator_s_is_his_to_make(lab: Lab) -> None:
+    """Gone, it stays gone, and the log says so; made again, it has our peer and routes again."""
+    make = (
+        f"{MAKE.format('wg0')}; wg set wg0 listen-port 4296 private-key /etc/anubis/production.key;"
+        f"ip address add {XENA[4]}/32 dev wg0; ip address add {XENA[6]}/128 dev wg0;"
+        "ip link set wg0 up"
+    )
+    daemon = lab.daemon("xena")
+    end_all(lab)
+    with ExitStack() as undo:
+        undo.callback(daemon.start)
+        daemon.stop()
+        undo.enter_context(transaction(lab, "xena", make, "ip link delete wg0"))
+        undo.callback(daemon.stop)
+        daemon.start()
+        client(lab, "xena").up("jacinth")
+        lab.run("xena", "ip", "link", "delete", "wg0", check=True)
+        logged(lab, 'not_put_right what=wg0 reason="wg0 is gone, which Anubis did not make"')
+        assert lab.run("xena", "ip", "link", "show", "wg0").returncode == 1
+        lab.run("xena", "sh", "-ec", make, check=True)
+        logged(lab, 'vanished what="peer jacinth of wg0, route ')
+        assert page(lab, "xena", LEAF[4]) == f"leaf, in the house\nyou are {XENA[4]}\n"
