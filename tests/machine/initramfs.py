@@ -44,6 +44,9 @@ busybox mount -t devpts pts dev/pts
 busybox mount -t tmpfs -o mode=1777 shm dev/shm
 busybox mount -t cgroup2 cgroup sys/fs/cgroup
 busybox ln -sfn /proc/self/fd dev/fd
+busybox ln -s /proc/self/fd/0 dev/stdin
+busybox ln -s /proc/self/fd/1 dev/stdout
+busybox ln -s /proc/self/fd/2 dev/stderr
 busybox mkdir -p lib/modules/{release}
 busybox mount -o bind {modules_directory} lib/modules/{release}
 busybox hostname machine
