@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -236,6 +238,18 @@ def widened(lab: Lab, host: str, peer: str) -> Iterator[None]:
         lab.run(host, *change, own, check=True)
 
 
+@contextmanager
+def paused(lab: Lab, host: str) -> Iterator[None]:
+    """Hold the daemon of a host up: it would put its WireGuard right."""
+    process = lab.daemon(host).process
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def link_local(lab: Lab, host: str) -> str:
     """Return the link-local control address of a host."""
     identifier = ip_address(control_address(lab, host)).packed[8:]
@@ -325,6 +339,8 @@ def test_a_scan_of_all_ports_finds_the_service_port_only(lab: Lab, attack: Attac
         scanner = stack.enter_context(closing(Scanner(lab, attacker, victim)))
         # The tunnel stands, and is kept while a connection is up.
         assert anubis(lab, "xena", "up", "jacinth").status == 0
+        for host in (attacker, victim):
+            stack.enter_context(paused(lab, host))
         stack.enter_context(widened(lab, attacker, victim))
         for host in (attacker, victim):
             stack.enter_context(nft_table(lab, host, "inet watch", WATCH))
