@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from anubis.daemon.api import ApiServer
+from anubis.daemon.carrier import Carrier
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes
@@ -135,14 +136,15 @@ class Daemon:
             clock=clock,
             random=random,
         )
-        self._production = Production(
+        self._carrier = Carrier(
             config.production,
             host.production_key,
             backend=backend,
-            shares=shares,
+            network=self.network,
             making=making,
             save=self.save,
         )
+        self._production = Production(config.production, self._carrier, shares, self.save)
         self.goodbyes = Goodbyes(self.control)
         parts = self._parts = Parts(
             gatekeeper=self._gatekeeper,
@@ -196,8 +198,8 @@ class Daemon:
         """Know again what an earlier run knew, as far as it still holds."""
         self._responder.restore(*self._watermarks.load())
         self._responding.take_up(saved.heard)
-        self._production.borrowed_mark = saved.borrowed_mark
-        self._production.mtu_before = saved.mtu_before
+        self._carrier.borrowed_mark = saved.borrowed_mark
+        self._carrier.mtu_before = saved.mtu_before
         self._production.peers = dict(saved.peers)
         now = self._clock.boot()
         peers = self._gatekeeper.peers
@@ -275,9 +277,9 @@ class Daemon:
                 connections=tuple(self._gatekeeper),
                 peers=dict(self._production.peers),
                 sysctls=dict(self.network.saved_sysctls),
-                borrowed_mark=self._production.borrowed_mark,
+                borrowed_mark=self._carrier.borrowed_mark,
                 making=tuple(sorted(self._making.names)),
-                mtu_before=self._production.mtu_before,
+                mtu_before=self._carrier.mtu_before,
                 unfinished=dict(self._gatekeeper.unfinished),
                 heard=self._responding.heard,
                 wishes=tuple(self._gatekeeper.wishes),
