@@ -18,6 +18,7 @@ from anubis.events import (
     DEFAULT_TIMEOUT,
     ConnectionStatus,
     ErrorEvent,
+    Reloaded,
     Result,
     Step,
     check_name,
@@ -30,6 +31,8 @@ __all__ = ["SOCKET_PATH", "Client"]
 SOCKET_PATH = "/run/anubis/anubis.sock"
 
 _JOURNAL = "journalctl -u anubis -n 50 may tell why"
+
+_RELOAD_SECONDS = 120.0  # a million entries take their time
 
 _T = TypeVar("_T")
 
@@ -98,6 +101,18 @@ class Client:
         """Bring a connection up, then those that share its routes down. Raises as `up`."""
         wishes = _wishes(lease_seconds, pinned=pinned)
         return self._change("switch", name, wishes, timeout_seconds, on_step)
+
+    def reload(self) -> Reloaded:
+        """Have the authorized-peers file read anew; who was removed from it is cut off.
+
+        Raises ConfigError with everything that is wrong with the files; then nothing has changed.
+        """
+        with closing(
+            self._call("POST", "/v1/reload", b"", _RELOAD_SECONDS, Reloaded.from_json)
+        ) as answers:
+            for reloaded in answers:
+                return reloaded
+        raise _broken_off()
 
     def _change(
         self,

@@ -12,14 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from anubis.errors import (
     AnubisError,
     BadRequest,
+    ConfigError,
     LocalFailure,
+    Location,
     NoAnswer,
     NotPermitted,
+    Problem,
     Refused,
     UnknownConnection,
 )
@@ -31,11 +35,13 @@ __all__ = [
     "ConnectionStatus",
     "ErrorEvent",
     "Event",
+    "Reloaded",
     "Result",
     "Step",
     "check_name",
     "event_from_json",
     "event_to_json",
+    "problem_to_json",
 ]
 
 LEASE_SECONDS = (60, 31 * 86400)  # the shortest and the longest lease that can be asked for
@@ -114,6 +120,37 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload of the authorized-peers file changed; names of entries, sorted.
+
+    `peers` counts the entries that there are now; `ended` are the connections that were cut off.
+    """
+
+    peers: int
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object of this reload."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Reloaded:
+        """Read the JSON object of a reload. Raises ValueError."""
+        return cls(
+            peers=_read(data, "peers", int),
+            added=_read_texts(data, "added"),
+            removed=_read_texts(data, "removed"),
+            changed=_read_texts(data, "changed"),
+            ended=_read_texts(data, "ended"),
+            warnings=_read_texts(data, "warnings"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionStatus:
     """A connection as it is now; `docs/api.md` explains each field."""
 
@@ -162,12 +199,14 @@ class ErrorEvent:
     message: str
     hint: str | None = None
     result: str | None = None
+    problems: tuple[Problem, ...] = ()
 
     @classmethod
     def from_error(cls, error: AnubisError) -> ErrorEvent:
         """Turn an error into what is sent."""
         result = error.result if isinstance(error, Refused) else None
-        return cls(error.kind, error.message, error.hint, result)
+        problems = error.problems if isinstance(error, ConfigError) else ()
+        return cls(error.kind, error.message, error.hint, result, problems)
 
     def to_error(self) -> AnubisError:
         """Turn what was received into the error that the daemon met.
@@ -176,13 +215,17 @@ class ErrorEvent:
         """
         if self.kind == Refused.kind:
             return Refused(self.message, self.hint, self.result or "refused")
+        if self.kind == ConfigError.kind:
+            return ConfigError(self.problems)
         return _ERRORS.get(self.kind, LocalFailure)(self.message, self.hint)
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object of this error."""
-        data = asdict(self)
-        if self.result is None:
-            del data["result"]
+        data: dict[str, object] = {"kind": self.kind, "message": self.message, "hint": self.hint}
+        if self.result is not None:
+            data["result"] = self.result
+        if self.problems:
+            data["problems"] = [problem_to_json(problem) for problem in self.problems]
         return data
 
     @classmethod
@@ -193,7 +236,25 @@ class ErrorEvent:
             message=_read(data, "message", str),
             hint=_read_optional(data, "hint", str),
             result=_read_optional(data, "result", str),
+            problems=tuple(_problem(each) for each in _read_optional(data, "problems", list) or ()),
         )
+
+
+def problem_to_json(problem: Problem) -> dict[str, object]:
+    """Return the JSON object of something that is wrong with a file."""
+    return {
+        "file": str(problem.location.path),
+        "line": problem.location.line or None,
+        "message": problem.message,
+        "hint": problem.hint,
+    }
+
+
+def _problem(data: object) -> Problem:
+    if not isinstance(data, dict):
+        raise ValueError("problems is not a list of objects")  # noqa: TRY004 (as _read)
+    place = Location(Path(_read(data, "file", str)), _read_optional(data, "line", int) or 0)
+    return Problem(place, _read(data, "message", str), _read_optional(data, "hint", str))
 
 
 Event = Step | Result | ErrorEvent

@@ -8,7 +8,7 @@ jumps nor stops in suspend (CLOCK_BOOTTIME). A decision is carried out by others
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -123,6 +123,21 @@ class Gatekeeper:
     def up_peers(self) -> tuple[AuthorizedPeer, ...]:
         """Return the entries whose connections are up."""
         return tuple(self.peer(name) for name in self._connections)
+
+    def check_current(self, peer: AuthorizedPeer) -> None:
+        """Raise LocalFailure if the administrator has removed or changed an entry meanwhile."""
+        now = self.peers.by_name(peer.name)
+        if now != peer:
+            done = "changed" if now else "removed"
+            raise LocalFailure(f"{peer.name} was {done} in {peer.location.path} meanwhile")
+
+    def replace_peers(self, peers: AuthorizedPeers, removed: Iterable[AuthorizedPeer]) -> None:
+        """Have another file in force; nothing is known any more of entries that are gone."""
+        self.peers = peers
+        for peer in removed:
+            self.closed(peer.name)
+            self.settled(peer.name)
+            self.wishes.drop(peer.name)
 
     # What others ask of us
 

@@ -15,8 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from anubis.daemon.api import ApiServer, Report
-from anubis.errors import LocalFailure, NoAnswer, Refused, UnknownConnection, nearest
-from anubis.events import ConnectionStatus, Result
+from anubis.errors import (
+    ConfigError,
+    LocalFailure,
+    NoAnswer,
+    Problem,
+    Refused,
+    UnknownConnection,
+    nearest,
+)
+from anubis.events import ConnectionStatus, Reloaded, Result
 
 DEADLINE = 20.0  # seconds, for whatever a test waits for
 
@@ -39,6 +47,7 @@ class FakeOperations:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.calls: list[tuple[object, ...]] = []
+        self.problems: tuple[Problem, ...] = ()  # of the files that a reload reads
         self._begun = 0.0  # milliseconds; when the change under way arrived
         self.waiting = threading.Event()  # "slow" has begun
         self.rolled_back = threading.Event()  # "slow" was cancelled, and has undone its work
@@ -78,6 +87,12 @@ class FakeOperations:
             ConnectionStatus("selen", "down", pinned=True, retry_seconds=12.5),
         ]
         return [entry for entry in entries if name in {None, entry.name}]
+
+    async def reload(self) -> Reloaded:
+        self.calls.append(("reload",))
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Reloaded(3, ("leaf", "selen"), ("xena",), ("jacinth",), ("xena",))
 
     async def up(
         self,

@@ -23,6 +23,7 @@ COMMANDS = {
     "switch": "Bring a connection up in place of those that share its routes.",
     "status": "Show the connections.",
     "check": "Check the configuration without the daemon.",
+    "reload": "Have the daemon read the authorized peers anew.",
     "keygen": "Make the key pairs of this host.",
     "init": "Write a working configuration to start from.",
     "daemon": "Run the daemon in the foreground.",

@@ -9,6 +9,7 @@ import click
 
 from anubis.cli.options import json_option
 from anubis.cli.output import error_object, say, say_json
+from anubis.events import problem_to_json
 
 if TYPE_CHECKING:
     from anubis.errors import ConfigError
@@ -82,14 +83,5 @@ def _facts(host: HostFiles) -> dict[str, object]:
 
 
 def _problems(error: ConfigError) -> dict[str, object]:
-    return error_object(error) | {
-        "problems": [
-            {
-                "file": str(problem.location.path),
-                "line": problem.location.line or None,
-                "message": problem.message,
-                "hint": problem.hint,
-            }
-            for problem in error.problems
-        ]
-    }
+    problems = [problem_to_json(problem) for problem in error.problems]
+    return error_object(error) | {"problems": problems}

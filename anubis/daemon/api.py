@@ -19,10 +19,10 @@ from aiohttp import web
 
 from anubis.daemon import http, log
 from anubis.daemon.callers import Caller, check_may_change
-from anubis.daemon.calls import Change, StatusCall, parse_call
+from anubis.daemon.calls import Change, ReloadCall, StatusCall, parse_call
 from anubis.daemon.listener import Listener, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
-from anubis.events import ConnectionStatus, ErrorEvent, Result, Step
+from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
 
 __all__ = ["ApiServer", "Operations", "Report"]
 
@@ -79,6 +79,9 @@ class Operations(Protocol):
     ) -> Result:
         """Bring a connection up, then the others that share its routes down."""
 
+    async def reload(self) -> Reloaded:
+        """Read the authorized-peers file anew. Raises ConfigError; cancelling does not undo it."""
+
 
 class ApiServer:
     """Serves the API at `path`. Members of `group` may change things, as may root.
@@ -133,6 +136,9 @@ class ApiServer:
                 return http.json_answer({"connections": [each.to_json() for each in connections]})
             caller = http.caller(request)
             await self._check_may_change(call, caller)
+            if isinstance(call, ReloadCall):
+                call.check_body(await http.read_body(request))
+                return http.json_answer((await _explained(self._operations.reload())).to_json())
             call = call.with_body(await http.read_body(request))
             progress = _Progress(call.name, arrived, self._clock)
             change = self._begin(call, progress)
@@ -146,7 +152,7 @@ class ApiServer:
             await asyncio.wait({change})
             _log_end(call, caller, change)
 
-    async def _check_may_change(self, call: Change, caller: Caller) -> None:
+    async def _check_may_change(self, call: Change | ReloadCall, caller: Caller) -> None:
         try:
             # The user database may be on the network; a thread keeps the daemon awake.
             await asyncio.to_thread(check_may_change, caller, self._group)

@@ -89,6 +89,8 @@ class Attempt:
     def _note_wish(self) -> None:
         """Pin it, or take an earlier pin back: the last `up` counts."""
         wishes = self.parts.gatekeeper.wishes
+        if self.parts.gatekeeper.connection(self.peer.name) is None:
+            return  # somebody ended it in the same moment
         if self.pinned:
             wishes.want(self.peer.name, self.lease)
         else:
@@ -153,6 +155,7 @@ class Attempt:
         return peer.endpoint if peer else None
 
     async def _install(self) -> None:
+        self.parts.gatekeeper.check_current(self.peer)
         routes = await self.parts.production.commit(self.peer, self.endpoint, self.rivals)
         self.committed = True
         self.report("peer", self.parts.production.name)
@@ -179,6 +182,7 @@ class Attempt:
             now = loop.time()
             if now >= self.deadline:
                 raise self._no_handshake()
+            self.parts.gatekeeper.check_current(self.peer)
             if now >= anew_at:
                 await self.parts.production.shake(self.peer, self.endpoint, anew=True)
                 anew_at = now + RESHAKE_INTERVAL
@@ -231,7 +235,8 @@ class Attempt:
         peer = self.peer
         if self.committed:
             for rival in self.rivals:
-                await self.parts.production.commit(rival, None, (peer,))
+                if self.parts.gatekeeper.connection(rival.name) is not None:
+                    await self.parts.production.commit(rival, None, (peer,))
                 self.parts.settled(rival)
         if tell:
             await self.parts.goodbyes.say(peer, "undone")

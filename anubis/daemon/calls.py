@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BODY",
     "Change",
     "NoSuchCall",
+    "ReloadCall",
     "StatusCall",
     "TooLarge",
     "Verb",
@@ -29,6 +30,7 @@ MAX_BODY = 65536  # bytes
 Verb = Literal["up", "down", "switch"]
 
 _STATUS = re.compile(r"/v1/status(?:/(?P<name>[^/]+))?")
+_RELOAD = "/v1/reload"
 _CHANGE = re.compile(r"/v1/connections/(?P<name>[^/]+)/(?P<verb>up|down|switch)")
 
 
@@ -49,6 +51,18 @@ class StatusCall:
     """Read one connection, or all of them."""
 
     name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadCall:
+    """Read the authorized-peers file anew."""
+
+    verb = "reload"
+
+    def check_body(self, body: bytes) -> None:
+        """Raise BadRequest unless the body has no wishes: there are none."""
+        for key in _parse_object(body):
+            raise BadRequest(f"unknown key in the body: {key[:64]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +92,14 @@ class Change:
         )
 
 
-def parse_call(method: str, path: str, query: str) -> StatusCall | Change:
+def parse_call(method: str, path: str, query: str) -> StatusCall | ReloadCall | Change:
     """Read the request line, of a change all but its body. Raises BadRequest."""
     if match := _STATUS.fullmatch(path):
         _check_request_line("GET", method, query)
         return StatusCall(match["name"] and check_name(match["name"]))
+    if path == _RELOAD:
+        _check_request_line("POST", method, query)
+        return ReloadCall()
     if match := _CHANGE.fullmatch(path):
         _check_request_line("POST", method, query)
         return Change(cast("Verb", match["verb"]), check_name(match["name"]))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Interface
+from itertools import chain
 
 from anubis.addresses import control_addresses
 from anubis.daemon.clock import Clock
@@ -20,7 +21,7 @@ from anubis.daemon.interface import Allow, Interface, Making, Settings
 from anubis.daemon.road import Contact, Road, resident
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure, NoAnswer
-from anubis.files.authorized_peers import AuthorizedPeer
+from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 from anubis.files.config import Control
 from anubis.network.changes import Mended
 from anubis.network.plan import control_plane_state
@@ -65,14 +66,15 @@ class ControlPlane:
         self._courier = Courier()
         self._mark = 0
         self._lock = asyncio.Lock()  # of what is put right
-        self._peers: Iterable[AuthorizedPeer] = ()
+        self._peers = AuthorizedPeers()
+        self._leaving: dict[PublicKey, AuthorizedPeer] = {}  # not authorized, but still to be told
         self._on_request: Callable[[bytes, IPv6Address, int], None] | None = None
         self._kept_alive: set[PublicKey] = set()
         self._endpoints: dict[PublicKey, Endpoint] = {}  # as last seen
 
     async def start(
         self,
-        peers: Iterable[AuthorizedPeer],
+        peers: AuthorizedPeers,
         *,
         mark: int,
         table: int,
@@ -110,6 +112,50 @@ class ControlPlane:
         changes += [PeerChange(key, remove=True) for key in gone]
         await self._interface.configure(DeviceChange(peers=tuple(changes)))
 
+    async def replace_peers(
+        self,
+        peers: AuthorizedPeers,
+        *,
+        added: Iterable[AuthorizedPeer],
+        removed: Iterable[AuthorizedPeer],
+    ) -> None:
+        """Have another file in force: let in who is new; the others stay until they are expelled.
+
+        Nobody of `removed` is listened to any more, but can be told so. Raises LocalFailure.
+        """
+        self._peers = peers
+        self._leaving |= {peer.control_public_key: peer for peer in removed}
+        async with self._lock:
+            changes = tuple(resident(peer) for peer in added)
+            await self._interface.configure(DeviceChange(peers=changes))
+
+    async def expel(self, peers: Iterable[AuthorizedPeer]) -> None:
+        """End the tunnels of peers that are not authorized any more, and forget their secrets.
+
+        Another entry may have a key of theirs by now; then it is that one's. Raises LocalFailure.
+        """
+        changes = []
+        async with self._lock:
+            for peer in peers:
+                key = peer.control_public_key
+                if self._peers.by_public_key(peer.public_key) is None:
+                    self._keyring.forget(peer.public_key)
+                self._leaving.pop(key, None)
+                if not self._is_admitted(peer):
+                    self._kept_alive.discard(key)
+                    self._endpoints.pop(key, None)
+                    changes.append(PeerChange(key, remove=True))
+            await self._interface.configure(DeviceChange(peers=tuple(changes)))
+
+    def _is_admitted(self, peer: AuthorizedPeer) -> bool:
+        """Tell whether a peer belongs on the interface: what is under way may outlive its entry."""
+        key = peer.control_public_key
+        entry = self._peers.by_control_address(peer.control.routable)
+        return key in self._leaving or (entry is not None and entry.control_public_key == key)
+
+    def _all(self) -> Iterable[AuthorizedPeer]:
+        return chain(self._peers, self._leaving.values())
+
     async def stop(self) -> None:
         """Close the socket and remove the interface; the confinement goes last."""
         self._courier.close()
@@ -138,7 +184,7 @@ class ControlPlane:
         async with self._lock:
             mended = await self._interface.mend(self._settings(), allow)
             if Mended(f"interface {self.name}", "vanished") in mended:
-                changes = tuple(self._wanted(peer) for peer in self._peers)
+                changes = tuple(self._wanted(peer) for peer in self._all())
                 await self._interface.configure(DeviceChange(peers=changes))
                 await self._listen()
             elif deep:
@@ -162,7 +208,7 @@ class ControlPlane:
             if peer.endpoint is not None:
                 self._endpoints[peer.public_key] = peer.endpoint
         own = own_faults(device, self._settings(), allow)
-        found = control_faults(device, self._peers, self._wanted, allow)
+        found = control_faults(device, self._all(), self._wanted, allow)
         for faults in (own, found):
             if faults.mended:
                 await self._interface.configure(faults.change())
@@ -209,6 +255,8 @@ class ControlPlane:
 
     async def forget(self, peer: AuthorizedPeer) -> None:
         """Make a peer as it was before anybody spoke: no session, nothing learned, and silent."""
+        if not self._is_admitted(peer):
+            return
         change = replace(resident(peer), replace=True)
         await self._interface.configure(DeviceChange(peers=(change,)))
 
@@ -260,7 +308,7 @@ class ControlPlane:
         return outcome
 
     async def _open_road(self, peer: AuthorizedPeer, deadline: float) -> Road:
-        road = Road(self._interface, peer, self._clock)
+        road = Road(self._interface, peer, self._clock, lambda: self._is_admitted(peer))
         try:
             async with asyncio.timeout_at(deadline):
                 await road.open()

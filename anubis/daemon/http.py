@@ -19,6 +19,7 @@ from anubis.daemon.calls import MAX_BODY, NoSuchCall, TooLarge, WrongMethod
 from anubis.errors import (
     AnubisError,
     BadRequest,
+    ConfigError,
     LocalFailure,
     NoAnswer,
     NotPermitted,
@@ -59,6 +60,7 @@ _STATUS: dict[type[AnubisError], int] = {
     TooLarge: 413,
     BadRequest: 400,
     UnknownConnection: 404,
+    ConfigError: 422,
     Refused: 409,
     NoAnswer: 504,
     Busy: 503,

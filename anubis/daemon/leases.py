@@ -49,13 +49,16 @@ class Leases:
             while True:
                 now = self._clock.boot()
                 for due, connection in self._gatekeeper.due(now):
+                    peer = self._gatekeeper.peers.by_name(connection.name)
+                    if peer is None:
+                        continue  # removed while another ended
                     if due is Due.RENEW:
                         self._gatekeeper.postpone(connection.name, now)
                         if connection.name not in self._renewing:
-                            group.create_task(self._renew(connection))
+                            group.create_task(self._renew(connection, peer))
                     else:
-                        await self._end(connection, "the lease has ended")
-                        group.create_task(self._part(connection, "the lease has ended"))
+                        await self._end(peer, "the lease has ended")
+                        group.create_task(self._part(peer, "the lease has ended"))
                 for wish in self._gatekeeper.wishes.take_due(now):
                     group.create_task(self._ask_again(wish))
                 await self._sleep()
@@ -84,15 +87,14 @@ class Leases:
         """Before the daemon stops: tell every far end, all at once and not for long."""
         await self._parts.goodbyes.say_all(self._gatekeeper.up_peers(), "shutdown")
 
-    async def _renew(self, connection: Connection) -> None:
+    async def _renew(self, connection: Connection, peer: AuthorizedPeer) -> None:
         self._renewing.add(connection.name)
         try:
-            await self._renew_once(connection)
+            await self._renew_once(connection, peer)
         finally:
             self._renewing.discard(connection.name)
 
-    async def _renew_once(self, connection: Connection) -> None:
-        peer = self._gatekeeper.peer(connection.name)
+    async def _renew_once(self, connection: Connection, peer: AuthorizedPeer) -> None:
         seconds = min(RENEW_SECONDS, retry_seconds(connection.lease))
         deadline = asyncio.get_running_loop().time() + seconds
         lease, contact = self._gatekeeper.wanted_lease(peer, connection.lease), Contact()
@@ -118,7 +120,7 @@ class Leases:
             event(logging.WARNING, "lost", connection=peer.name, reason="gone at the far end")
             self._lose(peer.name)
         elif reply.result == Result.NO_CONNECTION:
-            await self._end(connection, "the far end has it no longer")
+            await self._end(peer, "the far end has it no longer")
             await self._parts.fall_silent(peer)
         else:
             event(logging.WARNING, "renew_refused", connection=peer.name, reason=reply.reason)
@@ -138,17 +140,15 @@ class Leases:
         except AnubisError as error:
             event(logging.WARNING, "not_followed", connection=peer.name, reason=error.message)
 
-    async def _end(self, connection: Connection, reason: str) -> None:
-        peer = self._gatekeeper.peer(connection.name)
+    async def _end(self, peer: AuthorizedPeer, reason: str) -> None:
         try:
             await self._parts.end(peer)
         except AnubisError as error:
             event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
         event(logging.INFO, "down", connection=peer.name, reason=reason)
 
-    async def _part(self, connection: Connection, reason: str) -> None:
+    async def _part(self, peer: AuthorizedPeer, reason: str) -> None:
         """Say goodbye, and then nothing more."""
-        peer = self._gatekeeper.peer(connection.name)
         await self._parts.goodbyes.say(peer, reason)
         try:
             await self._parts.fall_silent(peer)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,13 +28,14 @@ from anubis.daemon.operations import DaemonOperations
 from anubis.daemon.parts import Parts
 from anubis.daemon.process import credentials_directory, only_one
 from anubis.daemon.production import Production
+from anubis.daemon.reload import Reload
 from anubis.daemon.responding import Responding
 from anubis.daemon.roaming import Roaming
 from anubis.daemon.shares import Shares
 from anubis.daemon.state import SavedState, StateFile
 from anubis.daemon.undumpable import become_undumpable
 from anubis.daemon.watermarks import Watermarks
-from anubis.files.authorized_peers import HostFiles, load_host
+from anubis.files.authorized_peers import AuthorizedPeers, HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper, Role
 from anubis.network.apply import Network
 from anubis.network.state import NetworkState
@@ -53,16 +54,21 @@ def run(config_path: Path, *, debug: bool) -> None:
     """Run the daemon until a signal. Raises AnubisError if it cannot start.
 
     SIGTERM and SIGINT stop it: far ends are told, and everything is taken back. SIGUSR2 has it let
-    go: all that is up stays up, for the next daemon to take over.
+    go: all that is up stays up, for the next daemon to take over. SIGHUP has it read the
+    authorized-peers file anew.
     """
     set_up(debug=debug)
     become_undumpable()  # before the first key is read
-    host = load_host(config_path, credentials_directory())
+
+    def read() -> HostFiles:
+        return load_host(config_path, credentials_directory())
+
+    host = read()
     with only_one(RUN_DIRECTORY):
-        asyncio.run(_run(host))
+        asyncio.run(_run(host, read))
 
 
-async def _run(host: HostFiles) -> None:
+async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
     stopping, letting_go = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -73,7 +79,8 @@ async def _run(host: HostFiles) -> None:
     async with AsyncExitStack() as stack:
         backend = open_backend(host.config.control.backend)
         stack.push_async_callback(backend.close)
-        daemon = Daemon(host, backend, state_file, saved)
+        daemon = Daemon(host, read, backend, state_file, saved)
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload.want)
         await stack.enter_async_context(daemon.network)
         stack.push_async_callback(daemon.end)
         await daemon.start(saved)
@@ -110,6 +117,7 @@ class Daemon:
     def __init__(
         self,
         host: HostFiles,
+        read: Callable[[], HostFiles],
         backend: Backend,
         state_file: StateFile,
         saved: SavedState,
@@ -161,7 +169,8 @@ class Daemon:
             self._responder,
         )
         self._responding = Responding(self._responder, self._watermarks, parts)
-        operations = self._operations = DaemonOperations(parts)
+        self.reload = Reload(host, parts, read, self._authorize)
+        operations = self._operations = DaemonOperations(parts, self.reload.now)
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         self._guard = Guard(shares, self.control, self._production, config.production.table)
@@ -169,6 +178,9 @@ class Daemon:
         self._guard.on_connectivity(self._roaming.moved)
         self._clock = clock
         self.lets_go = False  # at the end, instead of stopping
+
+    def _authorize(self, peers: AuthorizedPeers) -> None:
+        self._responder.directory = peers
 
     async def start(self, saved: SavedState) -> None:
         """Start every part, taking up what an earlier run left. Raises AnubisError."""
@@ -227,7 +239,7 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        works = (self._leases.run(), self._guard.run(), self._roaming.run())
+        works = (self._leases.run(), self._guard.run(), self._roaming.run(), self.reload.run())
         await _first(*works, self._operations.settle(), feed_watchdog())
 
     async def end(self) -> None:
@@ -239,6 +251,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(self.save)
             stack.push_async_callback(self._watermarks.close)
+            stack.push_async_callback(self.reload.stop)
             stack.push_async_callback(self._responding.stop)
             stack.push_async_callback(self._api.stop)
         event(logging.INFO, "let-go", connections=len(list(self._gatekeeper)))
@@ -268,7 +281,7 @@ class Daemon:
 
     async def _take_leave(self) -> None:
         await self._responding.stop()
-        await self._leases.farewell()
+        await asyncio.gather(self._leases.farewell(), self.reload.stop())
 
     def save(self) -> None:
         """Write the state, and let the leases be looked at again."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from weakref import WeakValueDictionary
 
 from anubis.daemon.api import Report
 from anubis.daemon.attempt import Attempt
@@ -20,7 +21,7 @@ from anubis.daemon.parts import Parts
 from anubis.daemon.refusal import refusal
 from anubis.daemon.road import Contact
 from anubis.errors import AnubisError, LocalFailure, NoAnswer
-from anubis.events import ConnectionStatus, Result
+from anubis.events import ConnectionStatus, Reloaded, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.gatekeeper import Role
 from anubis.protocol.wire import Result as Code
@@ -37,13 +38,14 @@ REVIVE_SECONDS = 10.0  # for what is pinned and was lost to come up again
 class DaemonOperations:
     """The operations behind the API (`anubis.daemon.api.Operations`)."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, reload: Callable[[], Coroutine[None, None, Reloaded]]) -> None:
         self._parts = parts
+        self.reload = reload
         self._gatekeeper = parts.gatekeeper
         self._control = parts.control
         self._production = parts.production
         self._clock = parts.clock
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._revivals: dict[str, asyncio.Task[None]] = {}
 
     async def status(self, name: str | None) -> list[ConnectionStatus]:
@@ -184,8 +186,9 @@ class DaemonOperations:
                     return
 
     def _contenders(self, peer: AuthorizedPeer) -> dict[str, AuthorizedPeer]:
-        busy = (self._gatekeeper.peer(name) for name, lock in self._locks.items() if lock.locked())
-        under_way = (other for other in busy if other.name != peer.name and overlaps(peer, other))
+        names = [name for name, lock in self._locks.items() if lock.locked() and name != peer.name]
+        busy = filter(None, map(self._gatekeeper.peers.by_name, names))
+        under_way = (other for other in busy if overlaps(peer, other))
         return {other.name: other for other in (*self._gatekeeper.rivals(peer), *under_way)}
 
     @asynccontextmanager

@@ -61,8 +61,10 @@ class Parts:
     ) -> None:
         """Note that a connection is up for `lease` seconds, and mark its bearer packets.
 
-        In the same write of the state file those that it replaces are noted as about to go.
+        In the same write of the state file those that it replaces are noted as about to go. Raises
+        LocalFailure if the administrator has removed or changed the entry meanwhile.
         """
+        self.gatekeeper.check_current(peer)
         self.gatekeeper.settled(peer.name)
         for rival in instead_of:
             self._note(rival)

@@ -148,7 +148,9 @@ class Responding:
         it begins with a handshake. Where only WireGuard runs, on a phone, nobody would: it would
         send into the session that is forgotten here for 15 s.
         """
-        peer = self._gatekeeper.peer(accepted.peer)
+        peer = self._gatekeeper.peers.by_name(accepted.peer)
+        if peer is None:
+            return  # its entry was removed meanwhile: it is a stranger now
         is_last = port == SERVICE_PORT and self._gatekeeper.connection(peer.name) is None
         try:
             sent = await self._parts.control.bytes_sent(peer) if is_last else 0

@@ -56,12 +56,22 @@ class Contact:
 
 
 class Road:
-    """The control tunnel to one peer while an exchange is under way."""
+    """The control tunnel to one peer while an exchange is under way.
 
-    def __init__(self, interface: Interface, peer: AuthorizedPeer, clock: Clock) -> None:
+    `is_admitted` tells whether the peer may still be on the interface.
+    """
+
+    def __init__(
+        self,
+        interface: Interface,
+        peer: AuthorizedPeer,
+        clock: Clock,
+        is_admitted: Callable[[], bool],
+    ) -> None:
         self._interface = interface
         self._peer = peer
         self._clock = clock
+        self._is_admitted = is_admitted
         self._endpoints: tuple[Endpoint, ...] = ()
         self._before: Endpoint | None = None
         self._asked: asyncio.Task[tuple[Endpoint, ...]] | None = None
@@ -150,6 +160,8 @@ class Road:
 
     async def _kick(self) -> None:
         """Make the peer anew, at its next address if it has several, and ask for its name again."""
+        if not self._is_admitted():
+            return
         name, known = self._peer.control_endpoint, self._endpoints
         at = known.index(self.endpoint) if self.endpoint in known else -1
         if at + 1 == len(known) and name is not None and self._asked is None:

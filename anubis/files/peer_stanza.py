@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
@@ -88,7 +88,7 @@ class AuthorizedPeer:
     public_key: PublicKey  # of its production interface
     control_public_key: PublicKey
     allowed_ips: frozenset[IPNetwork]
-    location: Location
+    location: Location = field(compare=False)  # it may move while the entry stays
     preshared_key: PresharedKey | None = None
     endpoint: NamedEndpoint | None = None
     control_endpoint: NamedEndpoint | None = None

@@ -27,6 +27,7 @@ from anubis.daemon.callers import Caller, check_may_change
 from anubis.daemon.calls import MAX_BODY
 from anubis.errors import (
     BadRequest,
+    ConfigError,
     LocalFailure,
     NoAnswer,
     NotPermitted,
@@ -217,6 +218,12 @@ class TestRefusals:
         assert (status, data["kind"]) == (400, "bad_request")
         assert daemon.operations.calls == []
 
+    def test_a_reload_takes_no_wishes(self, daemon: FakeDaemon) -> None:
+        """A body with anything in it is refused, and nothing is read."""
+        status, data = call(daemon, "POST", "/v1/reload", b'{"name": "xena"}')
+        assert (status, data["kind"]) == (400, "bad_request")
+        assert daemon.operations.calls == []
+
     def test_a_lease_for_down(self, daemon: FakeDaemon) -> None:
         """`down` takes no lease."""
         body = b'{"lease_seconds": 3600}'
@@ -259,6 +266,7 @@ class TestRefusals:
         ("method", "path", "status"),
         [
             ("GET", "/", 404),
+            ("GET", "/v1/reload", 405),
             ("GET", "/v1/status/", 404),
             ("GET", "/v1/statusjacinth", 404),
             ("POST", "/v1/connections/jacinth/explode", 404),
@@ -364,11 +372,19 @@ class TestPermission:
         status, data = self.call_as(daemon, NOBODY, gid, groups, sent)
         assert (status, data["event"]) == (200, "result")
 
-    @pytest.mark.parametrize("verb", ["up", "down", "switch"])
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "reload",
+            "connections/jacinth/up",
+            "connections/jacinth/down",
+            "connections/jacinth/switch",
+        ],
+    )
     @pytest.mark.parametrize("groups", [[], [NOBODY], list(range(10_000, 10_300))])
-    def test_a_stranger_may_not(self, daemon: FakeDaemon, verb: str, groups: list[int]) -> None:
+    def test_a_stranger_may_not(self, daemon: FakeDaemon, call: str, groups: list[int]) -> None:
         """Others are refused, told what to do, and nothing is begun."""
-        sent = request("POST", f"/v1/connections/jacinth/{verb}", b"{")
+        sent = request("POST", f"/v1/{call}", b"{")
         status, data = self.call_as(daemon, NOBODY, NOBODY, groups, sent)
         assert (status, data["kind"]) == (403, "not_permitted")
         hint = f"sudo usermod -aG {GROUP.gr_name} nobody and log in again, or use sudo"
@@ -508,14 +524,15 @@ def test_the_error_table_of_the_document_is_true() -> None:
     ]
     documented = {row[0].strip("`"): (int(row[1][:3]), int(row[2])) for row in rows}
     known = {
-        error.kind: (http.error_answer(error("m")).status, error.exit_status)
+        error.kind: (http.error_answer(error).status, error.exit_status)
         for error in (
-            BadRequest,
-            UnknownConnection,
-            Refused,
-            NoAnswer,
-            LocalFailure,
-            NotPermitted,
+            BadRequest("m"),
+            UnknownConnection("m"),
+            Refused("m"),
+            NoAnswer("m"),
+            LocalFailure("m"),
+            NotPermitted("m"),
+            ConfigError([]),
         )
     }
     assert documented == known

@@ -20,9 +20,12 @@ from anubis.client import Client
 from anubis.errors import (
     AnubisError,
     BadRequest,
+    ConfigError,
     DaemonNotRunning,
     LocalFailure,
+    Location,
     NoAnswer,
+    Problem,
     Refused,
     UnknownConnection,
 )
@@ -97,6 +100,25 @@ class TestCalls:
         assert result.replaced == ("surya",)
         assert set(result.elapsed_ms) == {*(step.step for step in steps[:5]), "total"}
         assert daemon.operations.calls == [("switch", "jacinth", 3600, 5.0, True)]
+
+    def test_a_reload_tells_what_it_changed(self, daemon: FakeDaemon) -> None:
+        """Names by what became of them."""
+        reloaded = Client(daemon.path).reload()
+        assert (reloaded.peers, reloaded.added) == (3, ("leaf", "selen"))
+        assert (reloaded.removed, reloaded.changed) == (("xena",), ("jacinth",))
+        assert reloaded.ended == ("xena",)
+        assert daemon.operations.calls == [("reload",)]
+
+    def test_mistakes_in_the_files_come_back_with_their_places(self, daemon: FakeDaemon) -> None:
+        """What the daemon cannot read is raised here as if it had been read here."""
+        problems = (
+            Problem(Location(Path("/etc/anubis/anubis.conf")), "others can write it", "chmod"),
+            Problem(Location(Path("/etc/anubis/authorized_peers"), 7), "no key"),
+        )
+        daemon.operations.problems = problems
+        with pytest.raises(ConfigError) as caught:
+            Client(daemon.path).reload()
+        assert caught.value.problems == problems
 
     def test_down_that_the_far_end_does_not_hear_of(self, daemon: FakeDaemon) -> None:
         """A connection that is down here only is a result with a warning, not an error."""

@@ -53,6 +53,11 @@ class Failing:
     error: Exception
     sent: list[bytes] = field(default_factory=list)
 
+    @property
+    def peers(self) -> SimpleNamespace:
+        """Know every peer."""
+        return SimpleNamespace(by_name=self.peer)
+
     def judge(self, *_arguments: object) -> None:
         """Fail as a gatekeeper that has a bug, or as a host that cannot."""
         raise self.error

@@ -40,12 +40,13 @@ def settings(name: str) -> list[str]:
 
 def test_the_unit_is_valid(tmp_path: Path) -> None:
     """`systemd-analyze verify` finds nothing to say about the unit."""
-    program = tmp_path / "usr/bin/anubisd"
-    program.parent.mkdir(parents=True)
-    program.touch(mode=0o755)
-    assert "ExecStart=/usr/bin/anubisd\n" in UNIT
+    programs = tmp_path / "usr/bin"
+    programs.mkdir(parents=True)
+    for line in ("ExecStart=/usr/bin/anubisd\n", "ExecReload=/usr/bin/anubis reload\n"):
+        assert line in UNIT
+        (programs / line.split("/")[-1].split()[0]).touch(mode=0o755)
     unit = tmp_path / "anubis.service"
-    unit.write_text(UNIT.replace("=/usr/bin/anubisd", f"={program}"))
+    unit.write_text(UNIT.replace("=/usr/bin", f"={programs}"))
     done = run("systemd-analyze", "verify", "--man=no", unit)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -1,0 +1,221 @@
+"""The authorized-peers file read anew while the daemon lives.
+
+Owns what a new file does to what is up: who is no longer authorized is cut off, at once and before
+anybody is told; a connection whose entry changed gets what it says now; the others notice nothing.
+One mistake in the file, and all stays as it is. Refuses to know when it is time (`main`, `api`).
+
+`anubis.conf` and the keys are read at a start only; that they differ is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import replace
+
+from anubis.daemon.log import event
+from anubis.daemon.parts import Parts
+from anubis.errors import AnubisError, ConfigError
+from anubis.events import Reloaded
+from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, HostFiles
+from anubis.files.revision import Revision, revise
+from anubis.gatekeeper import Role
+
+__all__ = ["Reload"]
+
+_REMOVED = "not authorized any more"
+_NOT_PERMITTED = "not permitted any more"
+_CHANGED = "what it is given here has changed"  # why that failed is not for the far end
+_RESTART = "systemctl restart anubis takes that up, and cuts no connection"
+
+
+class Reload:
+    """Brings the running daemon to what the file says now.
+
+    `read` reads all files of the host, and may take long; `on_peers` has the machines of the
+    protocol know the new entries.
+    """
+
+    def __init__(
+        self,
+        host: HostFiles,
+        parts: Parts,
+        read: Callable[[], HostFiles],
+        on_peers: Callable[[AuthorizedPeers], None],
+    ) -> None:
+        self._host = host
+        self._parts = parts
+        self._read = read
+        self._on_peers = on_peers
+        self._lock = asyncio.Lock()
+        self._wanted = asyncio.Event()
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    def want(self) -> None:
+        """Have it done soon: a signal has come."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled; what is wrong with a file is in the log."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self.now()
+            except ConfigError:
+                pass  # each problem was logged
+            except AnubisError as error:
+                event(logging.ERROR, "reload_failed", reason=error.message)
+
+    async def now(self) -> Reloaded:
+        """Read the file and carry out what it changes; return when all who had to be are cut off.
+
+        Raises ConfigError, and then nothing has changed; every problem is in the log. What has
+        begun is brought to its end also when cancelled: a file cannot be half in force.
+        """
+        async with self._lock:
+            try:
+                host = await asyncio.to_thread(self._read)
+            except ConfigError as error:
+                for problem in error.problems:
+                    event(logging.ERROR, "not_reloaded", reason=problem)
+                raise
+            work = asyncio.create_task(self._bring_about(host))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait({work})
+                raise
+
+    async def stop(self) -> None:
+        """Wait for the last words to those who were cut off, which have their own deadline."""
+        if self._farewells:
+            await asyncio.wait(set(self._farewells))
+
+    async def _bring_about(self, host: HostFiles) -> Reloaded:
+        gatekeeper, control = self._parts.gatekeeper, self._parts.control
+        warnings = self._of_other_files(host)
+        revision = revise(gatekeeper.peers, host.peers)
+        were_up = {peer.name for peer in gatekeeper.up_peers()}
+        # From here on nobody who was removed is listened to, whatever comes of the rest.
+        gatekeeper.replace_peers(host.peers, revision.removed)
+        self._on_peers(host.peers)
+        self._parts.save()
+        ended = [peer for peer in revision.removed if peer.name in were_up]
+        for peer in ended:
+            await self._cut(peer, _REMOVED)
+        await control.replace_peers(host.peers, added=revision.added, removed=revision.removed)
+        await control.expel([peer for peer in revision.removed if peer.name not in were_up])
+        for peer in ended:
+            self._begin(self._see_off(peer))
+        ended += await self._refit_all(revision)
+        return _told(revision, ended, len(host.peers), warnings)
+
+    def _of_other_files(self, host: HostFiles) -> tuple[str, ...]:
+        """Say what only a start takes up."""
+        found = []
+        if host.config != self._host.config:
+            found.append(f"{host.config.path} has changed: {_RESTART}")
+        if host.own_keys() != self._host.own_keys():
+            found.append(f"the keys of this host have changed: {_RESTART}")
+        for text in found:
+            event(logging.WARNING, "needs_restart", reason=text)
+        return tuple(found)
+
+    async def _cut(self, peer: AuthorizedPeer, reason: str) -> None:
+        """End this side of a connection."""
+        try:
+            await self._parts.end(peer)
+        except AnubisError as error:
+            event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
+        event(logging.WARNING, "down", connection=peer.name, reason=reason)
+
+    async def _refit_all(self, revision: Revision) -> list[AuthorizedPeer]:
+        """Give connections that are up what their entries say now; return those that had to end.
+
+        First each gives up what it no longer has: by the new file it may be another's.
+        """
+        gatekeeper = self._parts.gatekeeper
+        up = [both for both in revision.changed if gatekeeper.connection(both[1].name) is not None]
+        ended: list[AuthorizedPeer] = []
+        for wants in (_less, _all):
+            for old, new in up:
+                if new not in ended and (reason := await self._refit(wants(old, new))):
+                    ended.append(new)
+                    gatekeeper.wishes.drop(new.name)
+                    await self._cut(new, reason)
+                    self._begin(self._tell(new, _CHANGED if reason != _NOT_PERMITTED else reason))
+        return ended
+
+    async def _refit(self, peer: AuthorizedPeer) -> str | None:
+        """Give a connection the networks of its entry; return why that cannot be."""
+        gatekeeper, production = self._parts.gatekeeper, self._parts.production
+        connection = gatekeeper.connection(peer.name)
+        if connection is None:
+            return None  # it ended by itself
+        if connection.role is Role.RESPONDER and "up" not in peer.may:
+            return _NOT_PERMITTED
+        try:
+            gatekeeper.check_free(peer)
+            await production.commit(peer, None)
+            await production.settle(peer)
+        except AnubisError as error:
+            return error.message
+        return None
+
+    def _begin(self, farewell: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(farewell)
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    async def _tell(self, peer: AuthorizedPeer, reason: str) -> None:
+        """Say goodbye to one whose entry stays."""
+        await self._parts.goodbyes.say(peer, reason)
+        try:
+            await self._parts.fall_silent(peer)
+        except AnubisError as error:
+            event(logging.WARNING, "not_silent", connection=peer.name, reason=error.message)
+
+    async def _see_off(self, peer: AuthorizedPeer) -> None:
+        """Say goodbye to one who was removed, and close the control plane to it."""
+        await self._parts.goodbyes.say(peer, _REMOVED)
+        try:
+            await self._parts.control.expel([peer])
+        except AnubisError as error:
+            event(logging.ERROR, "not_expelled", peer=peer.name, reason=error.message)
+
+
+def _less(old: AuthorizedPeer, new: AuthorizedPeer) -> AuthorizedPeer:
+    return replace(new, allowed_ips=old.allowed_ips & new.allowed_ips)
+
+
+def _all(_old: AuthorizedPeer, new: AuthorizedPeer) -> AuthorizedPeer:
+    return new
+
+
+def _told(
+    revision: Revision, ended: Collection[AuthorizedPeer], peers: int, warnings: tuple[str, ...]
+) -> Reloaded:
+    """Log what was done, and return it."""
+    added = {peer.name for peer in revision.added}
+    removed = {peer.name for peer in revision.removed}
+    rekeyed = added & removed
+    told = Reloaded(
+        peers=peers,
+        added=tuple(sorted(added - rekeyed)),
+        removed=tuple(sorted(removed - rekeyed)),
+        changed=tuple(sorted({new.name for _, new in revision.changed} | rekeyed)),
+        ended=tuple(sorted(peer.name for peer in ended)),
+        warnings=warnings,
+    )
+    event(
+        logging.INFO,
+        "reloaded",
+        peers=peers,
+        added=len(told.added),
+        removed=len(told.removed),
+        changed=len(told.changed),
+        ended=",".join(told.ended) or None,
+    )
+    return told
