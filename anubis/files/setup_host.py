@@ -1,51 +1,38 @@
 """Setting up a host: its two key pairs and its first configuration.
 
-Owns how a file comes into being: complete, with its final mode, or not at all, and never in the
-place of another. Refuses to know the command line and to change any file that exists.
+Owns what is in these files and who may read them. Refuses to know the command line, and to change
+any file that exists.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 
-from anubis.errors import LocalFailure, NotPermitted
 from anubis.files.config import Config, load_config, parse_config
-from anubis.files.keyfile import check_directories, read_private_key
+from anubis.files.keyfile import read_private_key
 from anubis.files.peer_checks import OwnKeys
 from anubis.files.service import service_group
+from anubis.files.writing import WrittenFile, create_file
 from anubis.wireguard.keys import PrivateKey
 
 __all__ = [
-    "WrittenFile",
     "authorized_peers_text",
     "configuration_text",
-    "create_file",
     "default_address",
     "make_keys",
     "stanza_for_others",
     "write_configuration",
 ]
 
-_DIRECTORY_MODE = 0o755  # the files guard themselves; anubis.conf is for everybody to read
 _PRIVATE = 0o600
 _PUBLIC = 0o644
 _SERVICE = 0o640
 
 Random = Callable[[int], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenFile:
-    """A file that is there now: made just now, or kept as it was."""
-
-    path: Path
-    made: bool
 
 
 def make_keys(
@@ -138,68 +125,3 @@ PublicKey = {own.production}
 ControlPublicKey = {own.control}
 {allowed}
 """
-
-
-def create_file(path: Path, text: str, mode: int, group: int | None = None) -> WrittenFile:
-    """Write a new file, of this group if one is given, or keep the one that is there.
-
-    The name appears with the complete content on the disk and the final mode, whatever the umask:
-    the file is made under another name, synchronized, and then linked, which fails if the name is
-    taken. Missing directories are made with mode 0755. Raises ConfigError if a directory is not
-    safe, NotPermitted and LocalFailure if the file cannot be written.
-    """
-    with _failures(path):
-        _make_directories(path.parent)
-        check_directories(path)
-        if path.is_symlink() or path.exists():
-            return WrittenFile(path, made=False)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
-        try:
-            _write(temporary, text.encode(), mode, group)
-            os.link(temporary, path)
-        except FileExistsError:
-            return WrittenFile(path, made=False)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-        _synchronize(path.parent)
-    return WrittenFile(path, made=True)
-
-
-def _write(path: Path, data: bytes, mode: int, group: int | None) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    # Never more than the owner's rights while it is written, and no umask in the end.
-    with open(os.open(path, flags, _PRIVATE), "wb") as file:  # noqa: PTH123  a descriptor
-        file.write(data)
-        file.flush()
-        if group is not None:
-            os.fchown(file.fileno(), -1, group)
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-
-
-def _make_directories(directory: Path) -> None:
-    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
-        with suppress(FileExistsError):
-            missing.mkdir(mode=0o700)
-            missing.chmod(_DIRECTORY_MODE)
-            _synchronize(missing.parent)
-
-
-def _synchronize(directory: Path) -> None:
-    """Put the names in a directory on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _failures(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError:
-        raise NotPermitted(f"you may not write {path}", "become root, with sudo") from None
-    except OSError as error:
-        raise LocalFailure(f"cannot write {path}: {error.strerror}") from None

@@ -15,7 +15,8 @@ import pytest
 from anubis.errors import ConfigError, LocalFailure
 from anubis.files.config import parse_config
 from anubis.files.keyfile import read_guarded, read_private_key
-from anubis.files.setup_host import create_file, make_keys, write_configuration
+from anubis.files.setup_host import make_keys, write_configuration
+from anubis.files.writing import create_file
 from anubis.wireguard.keys import PrivateKey
 
 KEY = PrivateKey.generate(secrets.token_bytes)
