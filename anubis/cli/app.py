@@ -22,6 +22,7 @@ COMMANDS = {
     "down": "Take a connection down.",
     "switch": "Bring a connection up in place of those that share its routes.",
     "status": "Show the connections.",
+    "request": "Ask a gateway through WireGuard alone, with no daemon.",
     "check": "Check the configuration without the daemon.",
     "reload": "Have the daemon read the authorized peers anew.",
     "keygen": "Make the key pairs of this host.",

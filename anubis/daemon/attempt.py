@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from anubis.daemon.api import Report
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
-from anubis.daemon.refusal import refusal
 from anubis.daemon.resolver import resolve
 from anubis.daemon.road import Contact
 from anubis.durations import format_duration
@@ -26,6 +25,7 @@ from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Connection, Role
 from anubis.protocol.wire import Reply, Verb
 from anubis.protocol.wire import Result as Code
+from anubis.refusal import refusal
 from anubis.wireguard.types import Endpoint, Peer
 
 __all__ = ["Attempt"]
@@ -114,7 +114,7 @@ class Attempt:
                 )
                 if not reply.granted:
                     self.refused = True
-                    raise refusal(self.peer, reply)
+                    raise refusal(self.peer.name, reply)
                 self.agreed.set()
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None

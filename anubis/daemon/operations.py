@@ -18,7 +18,6 @@ from anubis.daemon.api import Report
 from anubis.daemon.attempt import Attempt
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
-from anubis.daemon.refusal import refusal
 from anubis.daemon.road import Contact
 from anubis.errors import AnubisError, LocalFailure, NoAnswer
 from anubis.events import ConnectionStatus, Reloaded, Result
@@ -26,6 +25,7 @@ from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.gatekeeper import Role
 from anubis.protocol.wire import Result as Code
 from anubis.protocol.wire import Verb
+from anubis.refusal import refusal
 from anubis.wireguard.types import Peer
 from anubis.wishes import Wish
 
@@ -222,7 +222,7 @@ class DaemonOperations:
             if reply.granted or reply.result == Code.NO_CONNECTION:
                 report("agreed")
             else:
-                warnings.append(refusal(peer, reply).message)
+                warnings.append(refusal(peer.name, reply).message)
         except (NoAnswer, LocalFailure) as error:
             warnings.append(f"{peer.name} could not be told and finds out by itself: {error}")
         await self._parts.end(peer)

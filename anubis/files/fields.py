@@ -15,7 +15,7 @@ from anubis.addresses import CONTROL_PREFIX
 from anubis.durations import parse_duration
 from anubis.files.ini import BadValue, squeeze, suggestion
 from anubis.wireguard.errors import KeyFormatError
-from anubis.wireguard.keys import PresharedKey, PublicKey
+from anubis.wireguard.keys import PresharedKey, PrivateKey, PublicKey
 from anubis.wireguard.types import IPNetwork
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "persistent_keepalive",
     "port",
     "preshared_key",
+    "private_key",
     "public_key",
 ]
 
@@ -133,6 +134,14 @@ def public_key(text: str) -> PublicKey:
     if int.from_bytes(bytes(key), "little") % 2**255 % _P in _LOW_ORDER:
         raise BadValue("a key of low order, which nobody has", "44 characters, from `wg pubkey`")
     return key
+
+
+def private_key(text: str) -> PrivateKey:
+    """Parse a private key, which no error shows."""
+    try:
+        return PrivateKey.from_base64(squeeze(text))
+    except KeyFormatError as error:
+        raise BadValue(str(error), "44 characters, as `wg genkey` prints") from None
 
 
 def preshared_key(text: str) -> PresharedKey:

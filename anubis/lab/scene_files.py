@@ -153,11 +153,13 @@ PrivateKey = {phone.control.base64()}
 Address = {PRODUCTION["selen"]}, {own.routable}/128
 
 [Peer]
+# Name = jacinth
 PublicKey = {gateway.control.public_key()}
 AllowedIPs = {there.routable}/128
 Endpoint = {INTERNET["jacinth"]}:{_CONTROL_PORT}
 
 [Peer]
+# Name = jacinth
 PublicKey = {gateway.production.public_key()}
 AllowedIPs = {HOUSE_LAN}
 Endpoint = {INTERNET["jacinth"]}:{_PRODUCTION_PORT}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from anubis.errors import Refused
-from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.protocol.wire import Reply, Result
 
 __all__ = ["refusal"]
@@ -20,11 +19,11 @@ _HINTS = {
 }
 
 
-def refusal(peer: AuthorizedPeer, reply: Reply) -> Refused:
-    """Return the far end's no, in words."""
+def refusal(peer: str, reply: Reply) -> Refused:
+    """Return the no of a far end that we call `peer`, in words."""
     try:
         name = Result(reply.result).name.lower()
     except ValueError:
         name = f"result_{reply.result}"
     reason = f": {reply.reason}" if reply.reason else ""
-    return Refused(f"{peer.name} refused ({name}){reason}", _HINTS.get(name), name)
+    return Refused(f"{peer} refused ({name}){reason}", _HINTS.get(name), name)
