@@ -15,8 +15,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Any
 
-from pyroute2.netlink.rtnl import RTM_GETADDR
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from anubis.network.errors import NetworkError, explain
 from anubis.network.messages import FAMILIES
@@ -87,10 +89,8 @@ class Links:
     async def is_up(self, interface: str) -> bool:
         """Tell whether a link is switched on."""
         what = f"read the state of {interface}"
-        links = await self._netlink.ask(
-            what, self._netlink.socket.link("get", index=_require(what, interface))
-        )
-        return bool(links[0]["flags"] & _IFF_UP)
+        link = await self._link(what, _require(what, interface))
+        return bool(link["flags"] & _IFF_UP)
 
     async def mtu(self, interface: str) -> int:
         """Return the MTU of a link in bytes."""
@@ -105,10 +105,7 @@ class Links:
     async def alias(self, interface: str) -> str | None:
         """Return the alias of a link, the free text of `ip link set alias`; None without one."""
         what = f"read the alias of {interface}"
-        links = await self._netlink.ask(
-            what, self._netlink.socket.link("get", index=_require(what, interface))
-        )
-        alias = links[0].get("ifalias")
+        alias = (await self._link(what, _require(what, interface))).get("ifalias")
         return str(alias) if alias else None
 
     async def set_alias(self, interface: str, alias: str) -> None:
@@ -143,14 +140,16 @@ class Links:
 
     async def _route_mtu(self, endpoint: IPAddress, fwmark: int) -> int | None:
         what = f"find the route to {endpoint}"
-        request = {"family": FAMILIES[endpoint.version], "dst": str(endpoint)}
-        if fwmark:
-            request["mark"] = fwmark
+        header = {
+            "family": FAMILIES[endpoint.version],
+            "dst_len": endpoint.max_prefixlen,
+            "attrs": [("RTA_DST", str(endpoint)), ("RTA_MARK", fwmark)],
+        }
         try:
-            answers = await self._netlink.ask(what, self._netlink.socket.route("get", **request))
+            route = await self._netlink.get(what, RTM_GETROUTE, rtmsg, header)
         except NetworkError:
             return None  # no way there now: as for wg-quick, this endpoint has no say
-        return await self._mtu_along(answers[0])
+        return await self._mtu_along(route)
 
     async def _default_mtu(self) -> int | None:
         for family in FAMILIES.values():
@@ -174,8 +173,10 @@ class Links:
         return await self._mtu_of("read the MTU of a route's device", index) if index else None
 
     async def _mtu_of(self, what: str, index: int) -> int:
-        links = await self._netlink.ask(what, self._netlink.socket.link("get", index=index))
-        return int(links[0].get("mtu"))
+        return int((await self._link(what, index)).get("mtu"))
+
+    async def _link(self, what: str, index: int) -> Any:
+        return await self._netlink.get(what, RTM_GETLINK, ifinfmsg, {"index": index})
 
     async def _set(self, what: str, index: int, **settings: object) -> None:
         await self._netlink.ask(what, self._netlink.socket.link("set", index=index, **settings))

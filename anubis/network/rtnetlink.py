@@ -99,10 +99,8 @@ class Netlink:
         With strict checking the kernel itself filters by what `header` sets in the `message`.
         """
         for _ in range(_DUMP_ATTEMPTS):
-            request = message()
-            for field, value in header.items():
-                request[field] = value
-            found = await self.ask(what, self._collect(kind, request))
+            request = _request(message, header)
+            found = await self.ask(what, self._collect(kind, request, NLM_F_DUMP))
             if not any(one["header"]["flags"] & NLM_F_DUMP_INTR for one in found):
                 return found
         raise explain(what, errno.EAGAIN, "it changed each time while it was read")
@@ -111,8 +109,19 @@ class Netlink:
         """Return the routes that match the fields of `header`, as the library's messages."""
         return await self.dump(what, RTM_GETROUTE, rtmsg, header)
 
-    async def _collect(self, kind: int, request: Any) -> list[Any]:
-        answers = await self.socket.nlm_request(request, kind, NLM_F_REQUEST | NLM_F_DUMP)
+    async def get(
+        self, what: str, kind: int, message: Callable[[], Any], header: Mapping[str, Any]
+    ) -> Any:
+        """Return the one object that the `message`, with the fields of `header`, asks for.
+
+        Not by the library's own `get`, which has it acknowledged and never reads the
+        acknowledgement: its queue would grow for as long as the daemon lives.
+        """
+        (found,) = await self.ask(what, self._collect(kind, _request(message, header)))
+        return found
+
+    async def _collect(self, kind: int, request: Any, flags: int = 0) -> list[Any]:
+        answers = await self.socket.nlm_request(request, kind, NLM_F_REQUEST | flags)
         return [answer async for answer in answers]
 
     async def add_route(self, route: Route) -> bool:
@@ -197,6 +206,13 @@ class Netlink:
         described = [describe_route(message, names) for message in messages]
         same = [text for text in described if text.split()[0] == str(route.destination)]
         return same[0] if same else "a route to the same destination"
+
+
+def _request(message: Callable[[], Any], header: Mapping[str, Any]) -> Any:
+    request = message()
+    for field, value in header.items():
+        request[field] = value
+    return request
 
 
 def _index(what: str, route: Route) -> int | None:

@@ -134,3 +134,17 @@ async def test_without_any_route_the_mtu_is_that_of_ethernet(
     host.run("ip -4 route del default")
     host.run("ip -6 route del default")
     assert await network.bearer_mtu([]) == 1420
+
+
+async def test_what_was_asked_leaves_no_answer_behind(host: Namespace, network: Network) -> None:
+    """Every datagram from the kernel is taken out of the library's queues: nothing piles up."""
+    for _ in range(3):
+        await network.mtu("wg0")
+        await network.alias("wg0")
+        await network.link_is_up("wg0")
+        await network.link_addresses("wg0")
+        await network.bearer_mtu([ip_address("192.0.2.77"), ip_address("10.255.0.1")], MARK)
+        await network.netlink.rules()
+        await network.netlink.routes()
+    waiting = network.netlink.socket.msg_queue.queues
+    assert {tag: queue.qsize() for tag, queue in waiting.items()} == {0: 0}
