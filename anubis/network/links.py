@@ -133,12 +133,16 @@ class Links:
         IPv6. The ways are looked up with `fwmark`, as the bearer packets will go: not by a tunnel
         that is up already.
         """
-        found = [await self._route_mtu(endpoint, fwmark) for endpoint in endpoints]
+        of_links: dict[int, int] = {}
+        # Many peers may live behind one address, and all behind one link.
+        found = [await self._route_mtu(one, fwmark, of_links) for one in set(endpoints)]
         known = [mtu for mtu in found if mtu]
-        mtu = max(known) if known else await self._default_mtu() or _FALLBACK_MTU
+        mtu = max(known) if known else await self._default_mtu(of_links) or _FALLBACK_MTU
         return mtu - WIREGUARD_OVERHEAD
 
-    async def _route_mtu(self, endpoint: IPAddress, fwmark: int) -> int | None:
+    async def _route_mtu(
+        self, endpoint: IPAddress, fwmark: int, of_links: dict[int, int]
+    ) -> int | None:
         what = f"find the route to {endpoint}"
         header = {
             "family": FAMILIES[endpoint.version],
@@ -149,28 +153,35 @@ class Links:
             route = await self._netlink.get(what, RTM_GETROUTE, rtmsg, header)
         except NetworkError:
             return None  # no way there now: as for wg-quick, this endpoint has no say
-        return await self._mtu_along(route)
+        return await self._mtu_along(route, of_links)
 
-    async def _default_mtu(self) -> int | None:
+    async def _default_mtu(self, of_links: dict[int, int]) -> int | None:
         for family in FAMILIES.values():
             header = {"family": family, "attrs": [("RTA_TABLE", MAIN_TABLE)]}
             routes = await self._netlink.dump_routes("list the default routes", header)
             defaults = [route for route in routes if not route["dst_len"]]
             for route in sorted(defaults, key=lambda route: route.get("priority") or 0):
-                mtu = await self._mtu_along(route)
+                mtu = await self._mtu_along(route, of_links)
                 if mtu:
                     return mtu
         return None
 
-    async def _mtu_along(self, route: Any) -> int | None:
-        """Return a route's own MTU, else that of its device; None: it has neither."""
+    async def _mtu_along(self, route: Any, of_links: dict[int, int]) -> int | None:
+        """Return a route's own MTU, else that of its device; None: it has neither.
+
+        `of_links` has the MTUs that were read already, by index.
+        """
         metrics = route.get("metrics")
         mtu = metrics.get("mtu") if metrics else None
         if mtu:
             return int(mtu)
         hops = route.get("multipath")
         index = hops[0]["oif"] if hops else route.get("oif")
-        return await self._mtu_of("read the MTU of a route's device", index) if index else None
+        if not index:
+            return None
+        if index not in of_links:
+            of_links[index] = await self._mtu_of("read the MTU of a route's device", index)
+        return of_links[index]
 
     async def _mtu_of(self, what: str, index: int) -> int:
         return int((await self._link(what, index)).get("mtu"))
