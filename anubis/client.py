@@ -193,7 +193,10 @@ def _send(connection: socket.socket, method: str, path: str, body: bytes, timeou
 
 
 def _parse(line: bytes) -> Mapping[str, object]:
-    data = json.loads(line)
+    try:
+        data = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 (bad data, not a wrong call)
     return data

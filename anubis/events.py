@@ -305,7 +305,10 @@ def _read_optional(data: Mapping[str, object], key: str, kind: type[_T]) -> _T |
 
 def _read_number(data: Mapping[str, object], key: str) -> float:
     # A whole number of milliseconds may come without a point.
-    return float(_read(data, key, int if isinstance(data.get(key), int) else float))
+    try:
+        return float(_read(data, key, int if isinstance(data.get(key), int) else float))
+    except OverflowError:
+        raise ValueError(f"{key} is too large") from None
 
 
 def _read_texts(data: Mapping[str, object], key: str) -> tuple[str, ...]:

@@ -16,11 +16,14 @@ from typing import Any
 
 from anubis.daemon.log import event
 from anubis.gatekeeper import Connection, Role
-from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PublicKey
 from anubis.wishes import Wish
 
 __all__ = ["SavedState", "StateFile"]
+
+# What reading text, JSON and the values in it can raise.
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+               RecursionError)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class StateFile:
             return SavedState.from_json(json.loads(self._path.read_text()))
         except FileNotFoundError:
             return SavedState()
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, KeyFormatError) as error:
+        except _UNREADABLE as error:
             event(logging.WARNING, "state_unreadable", path=self._path, reason=error)
             return SavedState()
 

@@ -256,6 +256,7 @@ class TestNonsense:
             OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
             OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}XX\r\n",
             OK + b'Content-Length: 20\r\n\r\n{"connections": [1]}',
+            OK + b"Content-Length: 9999\r\n\r\n" + b"[" * 9999,
             b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
             b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\n{}",
             b"A" * (MAX_HEAD + 70000),

@@ -70,6 +70,9 @@ def test_no_file_is_an_empty_state(tmp_path: Path) -> None:
         json.dumps({**STATE.to_json(), "peers": {"x": "not a key"}}),
         json.dumps({**STATE.to_json(), "connections": [{"name": "x"}]}),
         json.dumps({**STATE.to_json(), "connections": ["x"]}),
+        json.dumps({**STATE.to_json(), "unfinished": {"jacinth": 10**400}}),
+        json.dumps({**STATE.to_json(), "mtu_before": float("inf")}),
+        "[" * 10_000,
     ],
 )
 def test_an_unreadable_file_counts_as_none(tmp_path: Path, text: str) -> None:

@@ -88,6 +88,7 @@ def test_an_unknown_event_of_a_newer_daemon_is_none() -> None:
             },
             "warnings",
         ),
+        ({"event": "step", "step": "peer", "elapsed_ms": 10**400}, "elapsed_ms"),
     ],
 )
 def test_a_malformed_event_names_the_key(data: dict[str, object], key: str) -> None:
