@@ -15,8 +15,6 @@ from anubis.lab.lab import Lab
 __all__ = ["sections", "snapshot", "wait_until"]
 
 _POLL_SECONDS = 0.02
-_WIREGUARD = ("public-key", "listen-port", "fwmark", "peers", "endpoints", "allowed-ips",
-              "persistent-keepalive")  # fmt: skip
 _SYSCTLS = ("net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter",
             "net.ipv4.conf.all.src_valid_mark", "net.ipv6.conf.all.forwarding")  # fmt: skip
 _COMMANDS = (
@@ -27,20 +25,29 @@ _COMMANDS = (
     "ip -brief link show",
     "ip -brief address show",
     "nft --stateless list ruleset",
-    *(f"wg show all {field}" for field in _WIREGUARD),
     f"sysctl {' '.join(_SYSCTLS)}",
 )
 _MARK = "$ "
-# "wg show all endpoints" names the interface only before its first peer, and does not end the line
-# where there is no peer: each interface by itself, then, and so for every field.
-_SCRIPT = """\
-set -e
-wg_all() {
-    for name in $(wg show interfaces); do wg show "$name" "$1" | sed "s/^/$name /"; done
-}
-""" + "\n".join(
-    f"echo '{_MARK}{line}'; {line.replace('wg show all', 'wg_all')}" for line in _COMMANDS
-)
+_FIELDS = "public-key listen-port fwmark peers endpoints allowed-ips persistent-keepalive"
+# One process for each command, because a process is what costs where all is emulated. "wg show all"
+# itself would name the interface only before its first peer, and not end a line without peers.
+_WIREGUARD = f"""
+dump=$(wg show all dump)
+printf '%s\\n' "$dump" | awk -F '\t' '
+    function add(field, words) {{ lines[field] = lines[field] $1 " " words "\\n" }}
+    NF == 5 {{ add("public-key", $3); add("listen-port", $4); add("fwmark", $5) }}
+    NF == 9 {{
+        gsub(",", " ", $5)
+        add("peers", $2); add("endpoints", $2 " " $4); add("allowed-ips", $2 " " $5)
+        add("persistent-keepalive", $2 " " $9)
+    }}
+    END {{
+        count = split("{_FIELDS}", fields, " ")
+        for (each = 1; each <= count; each++)
+            printf "{_MARK}wg show all %s\\n%s", fields[each], lines[fields[each]]
+    }}'
+"""
+_SCRIPT = "set -e\n" + "\n".join(f"echo '{_MARK}{line}'; {line}" for line in _COMMANDS) + _WIREGUARD
 
 
 def snapshot(lab: Lab, host: str) -> str:
