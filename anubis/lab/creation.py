@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from anubis.errors import LocalFailure
+from anubis.lab.slowness import stretched
 from anubis.lab.state import StateDirectory
 from anubis.lab.supervisor import DETACH
 from anubis.lab.topology import Topology
@@ -68,8 +69,9 @@ class Creation:
             request.flush()
         except BrokenPipeError:
             return ""
-        if not select.select([answer], [], [], _BUILD_SECONDS)[0]:
-            return f"failed it took longer than {_BUILD_SECONDS:g} s"
+        seconds = stretched(_BUILD_SECONDS)
+        if not select.select([answer], [], [], seconds)[0]:
+            return f"failed it took longer than {seconds:g} s"
         return answer.readline().decode().strip()
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from anubis.errors import LocalFailure
 from anubis.lab.entry import entering, environment, host_process, host_processes
 from anubis.lab.service import as_service
+from anubis.lab.slowness import stretched
 from anubis.lab.state import StateDirectory
 
 __all__ = ["Daemon", "DaemonFailed", "end_process"]
@@ -27,6 +28,7 @@ _COMMAND = ("anubis", "daemon")
 _SOCKET = "run/anubis/anubis.sock"
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 10.0
+_ANSWER_SECONDS = 1.0
 _POLL_SECONDS = 0.01
 _MISSES = 5  # looks in a row that do not find the process, until it is held to be dead
 _LOG_LINES = 20
@@ -34,6 +36,7 @@ _LOG_LINES = 20
 
 def end_process(process: int, signal_number: int, seconds: float) -> bool:
     """Send a signal and wait until the process has ended; False if it has not in time."""
+    seconds = stretched(seconds)
     try:
         descriptor = os.pidfd_open(process)
     except ProcessLookupError:
@@ -108,6 +111,7 @@ class Daemon:
 
     def await_ready(self, seconds: float = _READY_SECONDS) -> None:
         """Wait until it answers. Raises DaemonFailed."""
+        seconds = stretched(seconds)
         deadline = time.monotonic() + seconds
         missed = 0
         while not self.ready:
@@ -117,7 +121,7 @@ class Daemon:
                 raise self._failed("has died")
             if time.monotonic() > deadline:
                 raise self._failed(f"was not ready after {seconds:g} s")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(stretched(_POLL_SECONDS))
 
     def stop(self, seconds: float = _STOP_SECONDS) -> None:
         """End it in order, with SIGTERM. Raises LocalFailure if it does not obey in time."""
@@ -156,7 +160,7 @@ def _answers(path: Path) -> bool:
     """Ask for the status on a unix socket; True if that succeeds."""
     request = b"GET /v1/status HTTP/1.1\r\nHost: anubis\r\nConnection: close\r\n\r\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
+        connection.settimeout(stretched(_ANSWER_SECONDS))
         try:
             connection.connect(str(path))
             connection.sendall(request)

@@ -22,6 +22,7 @@ from anubis.lab.daemon import Daemon, end_process
 from anubis.lab.entry import demand_root, entering, environment, host_process, host_processes
 from anubis.lab.process import HostProcess
 from anubis.lab.scene import scene
+from anubis.lab.slowness import stretched
 from anubis.lab.state import DEFAULT_DIRECTORY, StateDirectory
 from anubis.lab.topology import Topology
 
@@ -103,7 +104,7 @@ class Lab:
         """
         demand_root()
         existed = self.state.path.exists()
-        deadline = time.monotonic() + _GONE_SECONDS
+        deadline = time.monotonic() + stretched(_GONE_SECONDS)
         while not self._removed():
             if time.monotonic() > deadline:
                 raise LocalFailure(f"cannot remove {self.state.path}")
@@ -132,7 +133,7 @@ class Lab:
         """
         with self.popen(host, *argv, stdin=subprocess.PIPE, env=env) as process:
             try:
-                output, errors = process.communicate(input, timeout)
+                output, errors = process.communicate(input, stretched(timeout))
             except BaseException:  # as subprocess.run: nobody will wait for it any more
                 process.kill()
                 raise

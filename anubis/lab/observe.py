@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from anubis.errors import LocalFailure
 from anubis.lab.lab import Lab
+from anubis.lab.slowness import stretched
 
 __all__ = ["sections", "snapshot", "wait_until"]
 
@@ -91,8 +92,9 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
     The condition is asked at least once, and once more after the deadline.
     """
+    seconds = stretched(seconds)
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise LocalFailure(f"after {seconds:g} s still not: {what}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(stretched(_POLL_SECONDS))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anubis.errors import LocalFailure
+from anubis.lab.slowness import stretched
 from anubis.lab.topology import Host, Interface, Topology
 
 __all__ = ["connect", "lay_networks", "plumb", "prepare"]
@@ -89,7 +90,7 @@ def _wireguard(tunnel: Interface) -> None:
         ["ip", "link", "add", "dev", name, "type", "wireguard"],
         capture_output=True,
         check=False,
-        timeout=_TOOL_SECONDS,
+        timeout=stretched(_TOOL_SECONDS),
     )
     if made.returncode != 0:
         _tool(["wireguard-go", name])
@@ -103,7 +104,12 @@ def _ip(lines: Iterator[str] | list[str]) -> None:
 
 def _tool(command: list[str], text: str = "") -> None:
     result = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=_TOOL_SECONDS
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=stretched(_TOOL_SECONDS),
     )
     if result.returncode != 0:
         reason = (result.stderr or result.stdout).strip() or f"exit status {result.returncode}"
