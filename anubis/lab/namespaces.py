@@ -120,8 +120,10 @@ def _uncover(directory: Path) -> None:
 def _open_tun() -> None:
     """Let everybody open the TUN device, as udev does; without udev only root can.
 
-    What may be done with it needs CAP_NET_ADMIN.
+    What may be done with it needs CAP_NET_ADMIN. A kernel with WireGuard may have none.
     """
+    if not _TUN.exists():
+        return
     status = _TUN.stat()
     if stat.S_IMODE(status.st_mode) != _EVERYBODY:
         _mount("tmpfs", _TUN.parent, "tmpfs", _Mount.NO_SUID, "mode=755")
