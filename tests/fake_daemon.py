@@ -12,9 +12,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
 from anubis.daemon.api import ApiServer, Report
+from anubis.daemon.calls import Terms
 from anubis.errors import (
     ConfigError,
     LocalFailure,
@@ -94,20 +96,12 @@ class FakeOperations:
             raise ConfigError(self.problems)
         return Reloaded(3, ("leaf", "selen"), ("xena",), ("jacinth",), ("xena",))
 
-    async def up(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
-        self.calls.append(("up", name, lease_seconds, timeout_seconds, pinned))
+    async def up(self, name: str, terms: Terms, report: Report) -> Result:
+        self.calls.append(("up", name, *astuple(terms)))
         await self._begin(name, report)
-        return await self._up(name, lease_seconds, report)
+        return await self._up(name, terms, report)
 
-    async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
+    async def down(self, name: str, timeout_seconds: float, report: Report) -> Result:
         self.calls.append(("down", name, timeout_seconds))
         await self._begin(name, report)
         if name == "xena":
@@ -120,18 +114,10 @@ class FakeOperations:
         self._report(report, 21.1, "removed")
         return Result(name, "down", "done")
 
-    async def switch(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
-        self.calls.append(("switch", name, lease_seconds, timeout_seconds, pinned))
+    async def switch(self, name: str, terms: Terms, report: Report) -> Result:
+        self.calls.append(("switch", name, *astuple(terms)))
         await self._begin(name, report)
-        result = await self._up(name, lease_seconds, report)
+        result = await self._up(name, terms, report)
         self._report(report, 40.2, "agreed", "", "surya")
         self._report(report, 41.0, "removed", "", "surya")
         return Result(
@@ -143,8 +129,8 @@ class FakeOperations:
             replaced=("surya",),
         )
 
-    async def _up(self, name: str, lease_seconds: int | None, report: Report) -> Result:
-        lease = lease_seconds or 28800
+    async def _up(self, name: str, terms: Terms, report: Report) -> Result:
+        lease = terms.lease_seconds or 28800
         if name == "surya":
             return Result(name, "up", "unchanged", lease, "198.51.100.7:4296")
         self._report(report, 12.4, "control", "203.0.113.1:4297")

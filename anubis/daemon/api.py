@@ -19,7 +19,7 @@ from aiohttp import web
 
 from anubis.daemon import http, log
 from anubis.daemon.callers import Caller, check_may_change
-from anubis.daemon.calls import Change, ReloadCall, StatusCall, parse_call
+from anubis.daemon.calls import Change, ReloadCall, StatusCall, Terms, parse_call
 from anubis.daemon.listener import Listener, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
 from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
@@ -51,32 +51,13 @@ class Operations(Protocol):
     async def status(self, name: str | None) -> list[ConnectionStatus]:
         """Tell of one connection, or of all, sorted by name."""
 
-    async def up(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
-        """Bring a connection up; a lease of None leaves it to the configuration.
+    async def up(self, name: str, terms: Terms, report: Report) -> Result:
+        """Bring a connection up."""
 
-        What is `pinned` is renewed, and brought up again, until somebody takes it down.
-        """
-
-    async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
+    async def down(self, name: str, timeout_seconds: float, report: Report) -> Result:
         """Take a connection down, here even if the far end cannot be reached."""
 
-    async def switch(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
+    async def switch(self, name: str, terms: Terms, report: Report) -> Result:
         """Bring a connection up, then the others that share its routes down."""
 
     async def reload(self) -> Reloaded:
@@ -172,19 +153,13 @@ class ApiServer:
         return change
 
     def _operate(self, call: Change, report: Report) -> Coroutine[None, None, Result]:
-        name, timeout, lease = call.name, call.timeout_seconds, call.lease_seconds
         match call.verb:
-            case "up" | "switch":
-                bring_up = self._operations.up if call.verb == "up" else self._operations.switch
-                return bring_up(
-                    name,
-                    lease_seconds=lease,
-                    timeout_seconds=timeout,
-                    report=report,
-                    pinned=call.pinned,
-                )
+            case "up":
+                return self._operations.up(call.name, call.terms, report)
+            case "switch":
+                return self._operations.switch(call.name, call.terms, report)
             case "down":
-                return self._operations.down(name, timeout_seconds=timeout, report=report)
+                return self._operations.down(call.name, call.terms.timeout_seconds, report)
 
 
 class _Progress:

@@ -47,8 +47,8 @@ class Attempt:
     lease: int
     deadline: float
     report: Report
-    rivals: Sequence[AuthorizedPeer] = ()
     pinned: bool = False
+    rivals: Sequence[AuthorizedPeer] = ()
     old: Connection | None = field(init=False)  # what was up before
     contact: Contact = field(init=False)
     endpoint: Endpoint | None = None

@@ -19,6 +19,7 @@ __all__ = [
     "NoSuchCall",
     "ReloadCall",
     "StatusCall",
+    "Terms",
     "TooLarge",
     "Verb",
     "WrongMethod",
@@ -66,14 +67,25 @@ class ReloadCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """Change one connection. Both are in seconds; no lease leaves it to the configuration."""
+class Terms:
+    """How a connection is wanted: for how long, and how long its far end is waited for.
 
-    verb: Verb
-    name: str
+    No lease leaves it to the configuration. What is `pinned` is renewed, and brought up again,
+    until somebody takes it down.
+    """
+
     lease_seconds: int | None = None
     timeout_seconds: float = DEFAULT_TIMEOUT
     pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Change one connection; a `down` has of the terms only the time to wait."""
+
+    verb: Verb
+    name: str
+    terms: Terms = Terms()
 
     def with_body(self, body: bytes) -> Change:
         """Return this change as its body wants it. Raises BadRequest."""
@@ -84,12 +96,12 @@ class Change:
         for key in wishes:
             if key not in known:
                 raise BadRequest(f"unknown key in the body: {key[:64]!r}", nearest(key[:64], known))
-        return replace(
-            self,
-            lease_seconds=_lease(wishes.get("lease_seconds")),
-            timeout_seconds=_timeout(wishes.get("timeout_seconds", DEFAULT_TIMEOUT)),
-            pinned=_pinned(wishes.get("pinned", False)),
+        terms = Terms(
+            _lease(wishes.get("lease_seconds")),
+            _timeout(wishes.get("timeout_seconds", DEFAULT_TIMEOUT)),
+            _pinned(wishes.get("pinned", False)),
         )
+        return replace(self, terms=terms)
 
 
 def parse_call(method: str, path: str, query: str) -> StatusCall | ReloadCall | Change:

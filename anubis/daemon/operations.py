@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from anubis.daemon.api import Report
 from anubis.daemon.attempt import Attempt
+from anubis.daemon.calls import Terms
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.road import Contact
@@ -57,22 +58,12 @@ class DaemonOperations:
             seen = {}  # the interface is gone; what we know ourselves is still worth telling
         return [self._describe(entry, seen.get(entry.public_key)) for entry in entries]
 
-    async def up(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
+    async def up(self, name: str, terms: Terms, report: Report) -> Result:
         """Bring a connection up; return when a production handshake was seen."""
         peer = self._gatekeeper.peer(name)
         async with self._locked(peer):
             self._gatekeeper.check_free(peer)
-            attempt = self._attempt(peer, lease_seconds, timeout_seconds, report)
-            attempt.pinned = pinned
-            return await attempt.run()
+            return await self._attempt(peer, terms, report).run()
 
     async def revive(self, wish: Wish) -> None:
         """Bring up again what is pinned and was lost, unless a `down` comes. Raises AnubisError."""
@@ -90,9 +81,8 @@ class DaemonOperations:
         async with self._locked(peer):
             if wish.name in self._gatekeeper.wishes:
                 self._gatekeeper.check_free(peer)
-                attempt = self._attempt(peer, wish.lease, REVIVE_SECONDS, _unheard)
-                attempt.pinned = True
-                await attempt.run()
+                terms = Terms(wish.lease, REVIVE_SECONDS, pinned=True)
+                await self._attempt(peer, terms, _unheard).run()
 
     def _give_up(self, peer: AuthorizedPeer) -> bool:
         """Insist on a connection no more; return whether anybody had."""
@@ -104,7 +94,7 @@ class DaemonOperations:
         self._parts.save()
         return was_wanted
 
-    async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
+    async def down(self, name: str, timeout_seconds: float, report: Report) -> Result:
         """Take a connection down, there and here."""
         peer = self._gatekeeper.peer(name)
         was_wanted = self._give_up(peer)
@@ -115,20 +105,12 @@ class DaemonOperations:
             async with self._all_the_way([peer]):
                 return await self._down(peer, deadline, report)
 
-    async def switch(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
+    async def switch(self, name: str, terms: Terms, report: Report) -> Result:
         """Bring a connection up, and then down those whose routes it takes over."""
         peer = self._gatekeeper.peer(name)
         async with self._locked_with_rivals(peer):
-            attempt = self._attempt(peer, lease_seconds, timeout_seconds, report)
-            attempt.rivals, attempt.pinned = self._gatekeeper.rivals(peer), pinned
+            attempt = self._attempt(peer, terms, report)
+            attempt.rivals = self._gatekeeper.rivals(peer)
             result = await attempt.run()
             for other in self._gatekeeper.peers:
                 if other.name != peer.name and overlaps(peer, other):
@@ -200,15 +182,14 @@ class DaemonOperations:
                 await stack.enter_async_context(lock)
             yield
 
-    def _attempt(
-        self, peer: AuthorizedPeer, lease: int | None, timeout: float, report: Report
-    ) -> Attempt:
+    def _attempt(self, peer: AuthorizedPeer, terms: Terms, report: Report) -> Attempt:
         return Attempt(
             parts=self._parts,
             peer=peer,
-            lease=self._gatekeeper.wanted_lease(peer, lease),
-            deadline=asyncio.get_running_loop().time() + timeout,
+            lease=self._gatekeeper.wanted_lease(peer, terms.lease_seconds),
+            deadline=asyncio.get_running_loop().time() + terms.timeout_seconds,
             report=report,
+            pinned=terms.pinned,
         )
 
     async def _down(self, peer: AuthorizedPeer, deadline: float, report: Report) -> Result:
