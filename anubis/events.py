@@ -165,6 +165,7 @@ class ConnectionStatus:
     tx_bytes: int = 0
     pinned: bool = False
     retry_seconds: float | None = None
+    ended: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object of this connection."""
@@ -188,6 +189,7 @@ class ConnectionStatus:
             tx_bytes=_read(data, "tx_bytes", int),
             pinned=data.get("pinned") is True,
             retry_seconds=None if retry is None else _read_number(data, "retry_seconds"),
+            ended=_read_optional(data, "ended", str),
         )
 
 

@@ -102,6 +102,7 @@ class Gatekeeper:
         self.peers = peers
         self.wishes = Wishes()
         self.unfinished: dict[str, float] = {}  # until when the far end may have what we have not
+        self.ended: dict[str, str] = {}  # why, of what was up and is down
         self._production = production
         self._connections: dict[str, Connection] = {}
 
@@ -136,6 +137,7 @@ class Gatekeeper:
         self.peers = peers
         for peer in removed:
             self.closed(peer.name)
+            self.ended.pop(peer.name, None)
             self.settled(peer.name)
             self.wishes.drop(peer.name)
 
@@ -241,6 +243,7 @@ class Gatekeeper:
             renew_at=_renew_at(role, lease, now, jitter),
         )
         self._connections[name] = connection
+        self.ended.pop(name, None)
         return connection
 
     def extend(self, name: str, lease: int, now: float, jitter: float = 0.0) -> None:
@@ -265,9 +268,10 @@ class Gatekeeper:
         if old is not None and old.role is Role.INITIATOR:
             self._connections[name] = replace(old, renew_at=now)
 
-    def closed(self, name: str) -> None:
-        """Note that a connection is down."""
-        self._connections.pop(name, None)
+    def closed(self, name: str, reason: str = "") -> None:
+        """Note that a connection is down; if it was up, remember why it ended."""
+        if self._connections.pop(name, None) is not None and reason:
+            self.ended[name] = reason
 
     def begun(self, name: str, until: float) -> None:
         """Note, before the far end is asked, that the two ends are about to differ.
@@ -293,17 +297,23 @@ class Gatekeeper:
         return min([self.wishes.next_due(), *moments])
 
     def _moment(self, connection: Connection) -> float:
-        """Return when a connection is due; one that is pinned outlives its lease."""
-        if connection.name not in self.wishes:
+        """Return when a connection is due; one that is pinned outlives its lease.
+
+        What is lost is not renewed but asked for anew, and while that lasts it does not end.
+        """
+        wish = self.wishes.get(connection.name)
+        if wish is None:
             return min(connection.expires, connection.renew_at)
-        return float("inf") if self.wishes.is_lost(connection.name) else connection.renew_at
+        if not wish.lost:
+            return connection.renew_at
+        return float("inf") if wish.pinned or wish.is_asked_for else connection.expires
 
     def due(self, now: float) -> list[tuple[Due, Connection]]:
         """Return what is to be done now. Ask again after it is done, or postponed."""
         found: list[tuple[Due, Connection]] = []
         for connection in self:
             if now >= self._moment(connection):
-                ends = now >= connection.expires and connection.name not in self.wishes
+                ends = now >= connection.expires and not self.wishes.is_pinned(connection.name)
                 found.append((Due.EXPIRE if ends else Due.RENEW, connection))
         return found
 

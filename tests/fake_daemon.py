@@ -85,7 +85,7 @@ class FakeOperations:
                 2,
                 pinned=True,
             ),
-            ConnectionStatus("surya", "down"),
+            ConnectionStatus("surya", "down", ended="shutdown"),
             ConnectionStatus("selen", "down", pinned=True, retry_seconds=12.5),
         ]
         return [entry for entry in entries if name in {None, entry.name}]

@@ -76,11 +76,17 @@ def _row(connection: ConnectionStatus) -> tuple[str, ...]:
 
 
 def _lease(connection: ConnectionStatus) -> str:
-    """Return the lease that is left, or that there is no end, and when a lost one is asked for."""
+    """Return what is left or why there is nothing, and when a lost one is asked for."""
     left, retry = connection.lease_seconds_left, connection.retry_seconds
     if connection.pinned:
-        return "pinned" if retry is None else f"pinned, retry in {format_duration(int(retry))}"
-    return "" if left is None else format_duration(max(0, left))
+        words = ["pinned"]
+    elif left is not None:
+        words = [format_duration(max(0, left))]
+    else:
+        words = [f"ended: {printable(connection.ended)}"] if connection.ended else []
+    if retry is not None:
+        words.append(f"retry in {format_duration(int(retry))}")
+    return ", ".join(words)
 
 
 def _local_time(text: str) -> str:

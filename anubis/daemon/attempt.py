@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from anubis.daemon.api import Report
+from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.resolver import resolve
@@ -239,8 +240,8 @@ class Attempt:
                     await self.parts.production.commit(rival, None, (peer,))
                 self.parts.settled(rival)
         if tell:
-            await self.parts.goodbyes.say(peer, "undone")
-        await self.parts.end(peer)
+            await self.parts.goodbyes.say(peer, Reason.UNDONE)
+        await self.parts.end(peer, Reason.UNDONE)
         # With the session goes a request that nobody answered: WireGuard would keep it for a later
         # handshake, and it would still be carried out.
         await self.parts.fall_silent(peer)

@@ -260,6 +260,19 @@ class ControlPlane:
         change = replace(resident(peer), replace=True)
         await self._interface.configure(DeviceChange(peers=(change,)))
 
+    async def take_back(self, peer: AuthorizedPeer) -> None:
+        """Have nothing delivered any more of what a peer was asked and did not answer.
+
+        WireGuard would keep it for a later handshake. Where the peer was stays known.
+        """
+        seen = (await self._interface.device()).peer(peer.control_public_key)
+        change = replace(
+            resident(peer, endpoint=seen.endpoint if seen else None),
+            replace=True,
+            persistent_keepalive=seen.persistent_keepalive if seen else 0,
+        )
+        await self._interface.configure(DeviceChange(peers=(change,)))
+
     def send(self, datagram: bytes, address: IPv6Address, port: int) -> None:
         """Send a reply."""
         self._courier.send(datagram, address, port)

@@ -1,6 +1,6 @@
 """What time asks of this host: renewing what it initiated, ending what nobody renewed.
 
-What is pinned does not end; if it is lost, it is asked for again. One task sleeps until the
+What is pinned does not end; what is wanted and lost is asked for again. One task sleeps until the
 gatekeeper has something due.
 """
 
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.resolver import resolve
@@ -57,8 +58,8 @@ class Leases:
                         if connection.name not in self._renewing:
                             group.create_task(self._renew(connection, peer))
                     else:
-                        await self._end(peer, "the lease has ended")
-                        group.create_task(self._part(peer, "the lease has ended"))
+                        await self._end(peer, Reason.EXPIRED)
+                        group.create_task(self._part(peer, Reason.EXPIRED))
                 for wish in self._gatekeeper.wishes.take_due(now):
                     group.create_task(self._ask_again(wish))
                 await self._sleep()
@@ -72,7 +73,7 @@ class Leases:
                 await self._changed.wait()
 
     async def _ask_again(self, wish: Wish) -> None:
-        """Bring up what is pinned and was lost; if that fails, try again later."""
+        """Bring up what is wanted and was lost; if that fails, try again later."""
         try:
             await self._revive(wish)
         except AnubisError as error:
@@ -85,7 +86,7 @@ class Leases:
 
     async def farewell(self) -> None:
         """Before the daemon stops: tell every far end, all at once and not for long."""
-        await self._parts.goodbyes.say_all(self._gatekeeper.up_peers(), "shutdown")
+        await self._parts.goodbyes.say_all(self._gatekeeper.up_peers(), Reason.SHUTDOWN)
 
     async def _renew(self, connection: Connection, peer: AuthorizedPeer) -> None:
         self._renewing.add(connection.name)
@@ -142,7 +143,7 @@ class Leases:
 
     async def _end(self, peer: AuthorizedPeer, reason: str) -> None:
         try:
-            await self._parts.end(peer)
+            await self._parts.end(peer, reason)
         except AnubisError as error:
             event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
         event(logging.INFO, "down", connection=peer.name, reason=reason)

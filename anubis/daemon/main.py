@@ -32,7 +32,9 @@ from anubis.daemon.reload import Reload
 from anubis.daemon.responding import Responding
 from anubis.daemon.roaming import Roaming
 from anubis.daemon.shares import Shares
+from anubis.daemon.sleep import Sleep
 from anubis.daemon.state import SavedState, StateFile
+from anubis.daemon.suspend import Suspend
 from anubis.daemon.undumpable import become_undumpable
 from anubis.daemon.watermarks import Watermarks
 from anubis.files.authorized_peers import AuthorizedPeers, HostFiles, load_host
@@ -175,6 +177,8 @@ class Daemon:
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         self._guard = Guard(shares, self.control, self._production, config.production.table)
         self._roaming = Roaming(parts, self._leases.wake)
+        suspend = Suspend(parts)
+        self._sleep = Sleep(suspend.before, suspend.after)
         self._guard.on_connectivity(self._roaming.moved)
         self._clock = clock
         self.lets_go = False  # at the end, instead of stopping
@@ -218,17 +222,18 @@ class Daemon:
         wishes = self._gatekeeper.wishes
         for wish in saved.wishes:
             if peers.by_name(wish.name) is not None:
-                wishes.want(wish.name, wish.lease)
+                wishes.want(wish.name, wish.lease, wish.until)
         for name, until in saved.unfinished.items():
             if peers.by_name(name) is not None:
                 self._gatekeeper.begun(name, until)
         for connection in saved.connections:
-            lives = connection.expires > now or connection.name in wishes
+            lives = connection.expires > now or wishes.is_pinned(connection.name)
             lives &= connection.name not in saved.unfinished
             if peers.by_name(connection.name) is not None and lives:
                 self._gatekeeper.adopt(connection)
         for wish in wishes:
-            if self._gatekeeper.connection(wish.name) is None:
+            # What is not pinned was noted for a suspend: the far end has let go.
+            if not wish.pinned or self._gatekeeper.connection(wish.name) is None:
                 wishes.lose(wish.name, now, 0.0)
         wishes.hurry(now)
 
@@ -239,7 +244,13 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        works = (self._leases.run(), self._guard.run(), self._roaming.run(), self.reload.run())
+        works = (
+            self._leases.run(),
+            self._guard.run(),
+            self._roaming.run(),
+            self._sleep.run(),
+            self.reload.run(),
+        )
         await _first(*works, self._operations.settle(), feed_watchdog())
 
     async def end(self) -> None:

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from anubis.daemon.api import Report
 from anubis.daemon.attempt import Attempt
 from anubis.daemon.calls import Terms
+from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.road import Contact
@@ -66,22 +67,22 @@ class DaemonOperations:
             return await self._attempt(peer, terms, report).run()
 
     async def revive(self, wish: Wish) -> None:
-        """Bring up again what is pinned and was lost, unless a `down` comes. Raises AnubisError."""
+        """Bring up again what is wanted and was lost, unless a `down` comes. Raises AnubisError."""
         if wish.name in self._revivals:
             return  # it is still undoing what failed, and will say when to try again
-        revival = asyncio.create_task(self._revive(wish))
+        revival = asyncio.create_task(self._revive(wish.name))
         self._revivals[wish.name] = revival
         try:
             await revival
         finally:
             del self._revivals[wish.name]
 
-    async def _revive(self, wish: Wish) -> None:
-        peer = self._gatekeeper.peer(wish.name)
+    async def _revive(self, name: str) -> None:
+        peer = self._gatekeeper.peer(name)
         async with self._locked(peer):
-            if wish.name in self._gatekeeper.wishes:
+            if (wish := self._gatekeeper.wishes.get(name)) is not None:
                 self._gatekeeper.check_free(peer)
-                terms = Terms(wish.lease, REVIVE_SECONDS, pinned=True)
+                terms = Terms(wish.lease, REVIVE_SECONDS, wish.pinned)
                 await self._attempt(peer, terms, _unheard).run()
 
     def _give_up(self, peer: AuthorizedPeer) -> bool:
@@ -147,7 +148,7 @@ class DaemonOperations:
                 return True  # somebody has brought it up, or down, meanwhile
             deadline = self._parts.goodbyes.deadline()
             try:
-                await self._control.ask(peer, Verb.GONE, deadline=deadline, reason="undone")
+                await self._control.ask(peer, Verb.GONE, deadline=deadline, reason=Reason.UNDONE)
                 event(logging.INFO, "undone", connection=peer.name)
             except AnubisError as error:
                 if self._clock.boot() < until:
@@ -199,18 +200,21 @@ class DaemonOperations:
         contact = Contact(lambda endpoint: report("control", endpoint))
         verb = self._word_for_down(peer)
         try:
-            reply = await self._control.ask(peer, verb, deadline=deadline, contact=contact)
+            reply = await self._control.ask(
+                peer, verb, deadline=deadline, reason=Reason.DOWN, contact=contact
+            )
             if reply.granted or reply.result == Code.NO_CONNECTION:
                 report("agreed")
             else:
                 warnings.append(refusal(peer.name, reply).message)
         except (NoAnswer, LocalFailure) as error:
             warnings.append(f"{peer.name} could not be told and finds out by itself: {error}")
-        await self._parts.end(peer)
+        await self._parts.end(peer, Reason.DOWN)
         await self._parts.fall_silent(peer)
         self._parts.settled(peer)
         report("removed")
-        event(logging.INFO, "down", connection=peer.name, warning="; ".join(warnings) or None)
+        warning = "; ".join(warnings) or None
+        event(logging.INFO, "down", connection=peer.name, reason="asked for here", warning=warning)
         outcome = "local_only" if warnings else "done"
         return Result(peer.name, "down", outcome, warnings=tuple(warnings))
 
@@ -238,11 +242,14 @@ class DaemonOperations:
     def _describe(self, entry: AuthorizedPeer, peer: Peer | None) -> ConnectionStatus:
         connection = self._gatekeeper.connection(entry.name)
         wishes, now = self._gatekeeper.wishes, self._clock.boot()
-        pinned, retry = entry.name in wishes, wishes.retry_seconds(entry.name, now)
+        pinned, retry = wishes.is_pinned(entry.name), wishes.retry_seconds(entry.name, now)
         if retry is not None:
             retry = round(retry, 1)
         if connection is None:
-            return ConnectionStatus(entry.name, "down", pinned=pinned, retry_seconds=retry)
+            ended = self._gatekeeper.ended.get(entry.name)
+            return ConnectionStatus(
+                entry.name, "down", pinned=pinned, retry_seconds=retry, ended=ended
+            )
         age = None
         if peer is not None and peer.last_handshake:
             age = max(0.0, self._clock.unix_ns() / 1e9 - peer.last_handshake)

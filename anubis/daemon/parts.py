@@ -81,12 +81,12 @@ class Parts:
         if role is Role.INITIATOR:
             await self.control.keep_alive(peer, on=True)
 
-    async def end(self, peer: AuthorizedPeer) -> None:
+    async def end(self, peer: AuthorizedPeer, reason: str) -> None:
         """Remove this side of a connection: peer, routes, keepalive, and the note of it.
 
-        A cancellation waits until that is done.
+        `reason` is what the status tells from then on. A cancellation waits until that is done.
         """
-        ending = asyncio.create_task(self._end(peer))
+        ending = asyncio.create_task(self._end(peer, reason))
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
@@ -94,9 +94,9 @@ class Parts:
                 await ending
             raise
 
-    async def _end(self, peer: AuthorizedPeer) -> None:
-        self.gatekeeper.closed(peer.name)
-        self.gatekeeper.wishes.lose(peer.name, self.clock.boot(), self.jitter())
+    async def _end(self, peer: AuthorizedPeer, reason: str) -> None:
+        self.gatekeeper.closed(peer.name, reason)
+        self.gatekeeper.wishes.end(peer.name, self.clock.boot(), self.jitter())
         await self.production.remove(peer)
         await self.control.keep_alive(peer, on=False)
         self.save()

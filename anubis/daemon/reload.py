@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import replace
 
+from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError, ConfigError
@@ -24,9 +25,6 @@ from anubis.gatekeeper import Role
 
 __all__ = ["Reload"]
 
-_REMOVED = "not authorized any more"
-_NOT_PERMITTED = "not permitted any more"
-_CHANGED = "what it is given here has changed"  # why that failed is not for the far end
 _RESTART = "systemctl restart anubis takes that up, and cuts no connection"
 
 
@@ -104,7 +102,7 @@ class Reload:
         self._parts.save()
         ended = [peer for peer in revision.removed if peer.name in were_up]
         for peer in ended:
-            await self._cut(peer, _REMOVED)
+            await self._cut(peer, Reason.REVOKED)
         await control.replace_peers(host.peers, added=revision.added, removed=revision.removed)
         await control.expel([peer for peer in revision.removed if peer.name not in were_up])
         for peer in ended:
@@ -123,10 +121,10 @@ class Reload:
             event(logging.WARNING, "needs_restart", reason=text)
         return tuple(found)
 
-    async def _cut(self, peer: AuthorizedPeer, reason: str) -> None:
+    async def _cut(self, peer: AuthorizedPeer, reason: Reason) -> None:
         """End this side of a connection."""
         try:
-            await self._parts.end(peer)
+            await self._parts.end(peer, reason)
         except AnubisError as error:
             event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
         event(logging.WARNING, "down", connection=peer.name, reason=reason)
@@ -145,23 +143,24 @@ class Reload:
                     ended.append(new)
                     gatekeeper.wishes.drop(new.name)
                     await self._cut(new, reason)
-                    self._begin(self._tell(new, _CHANGED if reason != _NOT_PERMITTED else reason))
+                    self._begin(self._tell(new, reason))
         return ended
 
-    async def _refit(self, peer: AuthorizedPeer) -> str | None:
-        """Give a connection the networks of its entry; return why that cannot be."""
+    async def _refit(self, peer: AuthorizedPeer) -> Reason | None:
+        """Give a connection the networks of its entry; return why it has to end if it has to."""
         gatekeeper, production = self._parts.gatekeeper, self._parts.production
         connection = gatekeeper.connection(peer.name)
         if connection is None:
             return None  # it ended by itself
         if connection.role is Role.RESPONDER and "up" not in peer.may:
-            return _NOT_PERMITTED
+            return Reason.NOT_PERMITTED
         try:
             gatekeeper.check_free(peer)
             await production.commit(peer, None)
             await production.settle(peer)
         except AnubisError as error:
-            return error.message
+            event(logging.ERROR, "not_refitted", connection=peer.name, reason=error.message)
+            return Reason.CHANGED
         return None
 
     def _begin(self, farewell: Coroutine[None, None, None]) -> None:
@@ -169,7 +168,7 @@ class Reload:
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
 
-    async def _tell(self, peer: AuthorizedPeer, reason: str) -> None:
+    async def _tell(self, peer: AuthorizedPeer, reason: Reason) -> None:
         """Say goodbye to one whose entry stays."""
         await self._parts.goodbyes.say(peer, reason)
         try:
@@ -179,7 +178,7 @@ class Reload:
 
     async def _see_off(self, peer: AuthorizedPeer) -> None:
         """Say goodbye to one who was removed, and close the control plane to it."""
-        await self._parts.goodbyes.say(peer, _REMOVED)
+        await self._parts.goodbyes.say(peer, Reason.REVOKED)
         try:
             await self._parts.control.expel([peer])
         except AnubisError as error:

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address
 from weakref import WeakValueDictionary
 
 from anubis.daemon.budget import CHANGES, CHANGES_OF_ALL, REQUESTS, REQUESTS_OF_ALL, Budget
+from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
 from anubis.daemon.silence import Silence
@@ -210,12 +211,12 @@ class Responding:
             await self._production.commit(peer, None)
             await self._parts.begin(peer, Role.RESPONDER, lease)
         except BaseException:
-            await asyncio.shield(asyncio.create_task(self._parts.end(peer)))
+            await asyncio.shield(asyncio.create_task(self._parts.end(peer, Reason.UNDONE)))
             raise
         event(logging.INFO, "up", connection=peer.name, role="responder", lease=lease)
 
     async def _close(self, peer: AuthorizedPeer, verb: Verb, reason: str) -> None:
-        await self._parts.end(peer)
+        await self._parts.end(peer, reason or verb.name.lower())
         event(
             logging.INFO,
             "down",

@@ -1,7 +1,8 @@
 """Suspend and resume, as logind announces them on the system bus.
 
 Owns the connection to the bus and the lock that holds a suspend up until what must be done before
-it is done. Refuses to know what that is. Where no logind answers, the daemon does without.
+it is done. Refuses to know what that is. Where no logind answers, the daemon does without; where it
+falls silent after it announced a suspend, the host is held to have resumed.
 
 The interface is org.freedesktop.login1(5); for the lock see the page "Inhibitor Locks" of systemd.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 from dbus_fast import BusType, Message, MessageType
 from dbus_fast.aio import MessageBus
@@ -21,10 +22,14 @@ from anubis.daemon.log import event
 
 __all__ = ["Sleep"]
 
-BUSY_SECONDS = 3.0  # for what is done before a suspend; logind waits 5 s
+BUSY_SECONDS = 2.0  # for what is done before a suspend; logind waits 5 s
+AWAKE_SECONDS = 60.0  # after a suspend was announced; the clock for it stands still in suspend
+_REST_SECONDS = 1.0  # for what a suspend cut short
+_MAX_HEARD = 16  # words of the bus that wait to be heeded
 _RETRY_FIRST = 5.0  # seconds without a bus or without logind, until it is tried again
 _RETRY_LAST = 600.0
 _CALL_SECONDS = 10.0
+_Doing = Coroutine[None, None, None]
 _MATCH = (
     "type='signal',sender='org.freedesktop.login1',"
     "interface='org.freedesktop.login1.Manager',member='PrepareForSleep'"
@@ -34,27 +39,40 @@ _MATCH = (
 class Sleep:
     """Awaits `before` when the host is about to suspend, and `after` when it has resumed."""
 
-    def __init__(
-        self, before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, before: Callable[[], _Doing], after: Callable[[], _Doing]) -> None:
         self._before = before
         self._after = after
+        self._doing: asyncio.Task[None] | None = None  # `before`, from a suspend to the resume
         self._retry = _RETRY_FIRST
+        self._is_missed = False  # and that was said
 
     async def run(self) -> None:
         """Listen until cancelled; a bus that is not there, or goes away, is tried again."""
-        while True:
-            try:
-                await self._attend()
-            except (OSError, EOFError, TimeoutError, DBusFastError) as error:
-                event(logging.DEBUG, "no_logind", reason=error or type(error).__name__)
-            await asyncio.sleep(self._retry)
-            self._retry = min(2 * self._retry, _RETRY_LAST)
+        try:
+            while True:
+                try:
+                    await self._attend()
+                except* (OSError, EOFError, TimeoutError, DBusFastError) as errors:
+                    self._miss(errors)
+                if self._doing is not None:
+                    await self._resume()
+                await asyncio.sleep(self._retry)
+                self._retry = min(2 * self._retry, _RETRY_LAST)
+        finally:
+            if self._doing is not None:
+                self._doing.cancel()
+
+    def _miss(self, errors: BaseExceptionGroup) -> None:
+        """Log that there is no logind, but not at every try."""
+        error = errors.exceptions[0]
+        level = logging.DEBUG if self._is_missed else logging.INFO
+        event(level, "no_logind", reason=error or type(error).__name__)
+        self._is_missed = True
 
     async def _attend(self) -> None:
         """Serve one connection to the bus for as long as it lasts."""
         bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
-        heard: asyncio.Queue[bool] = asyncio.Queue()
+        heard: asyncio.Queue[Message] = asyncio.Queue(_MAX_HEARD)
         async with asyncio.timeout(_CALL_SECONDS):
             await bus.connect()
         try:
@@ -62,7 +80,7 @@ class Sleep:
             await _call(bus, "org.freedesktop.DBus", "AddMatch", _MATCH)
             with _Lock() as lock:
                 await lock.take(bus)
-                self._retry = _RETRY_FIRST
+                self._retry, self._is_missed = _RETRY_FIRST, False
                 async with asyncio.TaskGroup() as group:
                     gone = group.create_task(_end_of(bus))
                     serving = group.create_task(self._serve(bus, lock, heard))
@@ -70,21 +88,52 @@ class Sleep:
         finally:
             bus.disconnect()
 
-    async def _serve(self, bus: MessageBus, lock: _Lock, heard: asyncio.Queue[bool]) -> None:
+    async def _serve(self, bus: MessageBus, lock: _Lock, heard: asyncio.Queue[Message]) -> None:
         while True:
-            if await heard.get():
-                event(logging.INFO, "suspending")
-                try:
-                    async with asyncio.timeout(BUSY_SECONDS):
-                        await self._before()
-                except TimeoutError:
-                    event(logging.WARNING, "suspend_not_awaited", seconds=BUSY_SECONDS)
-                finally:
-                    lock.release()
-            else:
-                event(logging.INFO, "resumed")
-                await self._after()
+            if await self._next(bus, heard):
+                await self._suspend()
+                lock.release()
+                continue
+            await self._resume()
+            try:
                 await lock.take(bus)
+            except ConnectionError:
+                # The next suspend is under way already, or logind has ended.
+                if heard.empty():
+                    raise
+
+    async def _next(self, bus: MessageBus, heard: asyncio.Queue[Message]) -> bool:
+        """Return whether logind announces a suspend, or else a resume."""
+        try:
+            async with asyncio.timeout(None if self._doing is None else AWAKE_SECONDS):
+                while True:
+                    message = await heard.get()
+                    # A signal can be sent to us by everybody on the bus.
+                    if message.sender == await _logind(bus):
+                        return bool(message.body[0])
+        except TimeoutError:
+            event(logging.WARNING, "resume_not_announced", seconds=AWAKE_SECONDS)
+            return False
+
+    async def _suspend(self) -> None:
+        """Have done what must be done before, and wait for it, but not for long."""
+        event(logging.INFO, "suspending")
+        if self._doing is None:
+            self._doing = asyncio.create_task(self._before())
+        await asyncio.wait({self._doing}, timeout=BUSY_SECONDS)
+        if not self._doing.done():
+            event(logging.WARNING, "suspend_not_awaited", seconds=BUSY_SECONDS)
+
+    async def _resume(self) -> None:
+        """Have done what follows a suspend; what came before it has had its time."""
+        if self._doing is not None:
+            _, late = await asyncio.wait({self._doing}, timeout=_REST_SECONDS)
+            for task in late:
+                task.cancel()
+                await asyncio.wait({task})
+            self._doing = None
+        event(logging.INFO, "resumed")
+        await self._after()
 
 
 class _Lock:
@@ -118,12 +167,19 @@ class _Lock:
             self._descriptor = None
 
 
-def _into(heard: asyncio.Queue[bool]) -> Callable[[Message], None]:
+def _into(heard: asyncio.Queue[Message]) -> Callable[[Message], None]:
     def handle(message: Message) -> None:
-        if message.message_type == MessageType.SIGNAL and message.member == "PrepareForSleep":
-            heard.put_nowait(bool(message.body[0]))
+        is_word = message.message_type == MessageType.SIGNAL and message.signature == "b"
+        if is_word and message.member == "PrepareForSleep" and not heard.full():
+            heard.put_nowait(message)
 
     return handle
+
+
+async def _logind(bus: MessageBus) -> str:
+    """Return by which name of its own logind is on the bus."""
+    reply = await _call(bus, "org.freedesktop.DBus", "GetNameOwner", "org.freedesktop.login1")
+    return str(reply.body[0])
 
 
 async def _end_of(bus: MessageBus) -> None:

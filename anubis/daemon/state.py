@@ -43,7 +43,7 @@ class SavedState:
     mtu_before: int | None = None  # bytes; of a production interface while a connection is up
     unfinished: dict[str, float] = field(default_factory=dict)  # until when, by connection
     heard: tuple[str, ...] = ()  # peers whose control tunnel is yet to be forgotten
-    wishes: tuple[Wish, ...] = ()  # what is pinned; when to ask again is decided anew
+    wishes: tuple[Wish, ...] = ()  # what is wanted; when to ask again is decided anew
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that the file has."""
@@ -66,7 +66,14 @@ class SavedState:
             "mtu_before": self.mtu_before,
             "unfinished": self.unfinished,
             "heard": list(self.heard),
-            "wishes": [{"name": wish.name, "lease": wish.lease} for wish in self.wishes],
+            "wishes": [
+                {
+                    "name": wish.name,
+                    "lease": wish.lease,
+                    "until": None if wish.pinned else wish.until,
+                }
+                for wish in self.wishes
+            ],
         }
 
     @classmethod
@@ -92,7 +99,11 @@ class SavedState:
             unfinished={str(n): float(until) for n, until in data["unfinished"].items()},
             heard=tuple(map(str, data["heard"])),
             wishes=tuple(
-                Wish(str(w["name"]), None if w["lease"] is None else int(w["lease"]))
+                Wish(
+                    name=str(w["name"]),
+                    lease=None if w["lease"] is None else int(w["lease"]),
+                    until=float("inf") if w.get("until") is None else float(w["until"]),
+                )
                 for w in data["wishes"]
             ),
         )

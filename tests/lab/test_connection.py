@@ -41,7 +41,7 @@ IN_THE_HOUSE = "leaf, in the house\nyou are {}\n"
 STATUS_WHEN_DOWN = {
     "name": "surya", "state": "down", "role": None, "since": None, "lease_seconds_left": None,
     "endpoint": None, "last_handshake_seconds": None, "rx_bytes": 0, "tx_bytes": 0,
-    "pinned": False, "retry_seconds": None,
+    "pinned": False, "retry_seconds": None, "ended": None,
 }  # fmt: skip
 
 

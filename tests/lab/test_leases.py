@@ -87,7 +87,7 @@ def test_a_pinned_connection_outlives_its_lease_and_a_crash(lab: Lab) -> None:
         anubis(lab, "xena", "up", "jacinth", "--pin")
         with blocked(lab, "meta l4proto udp"):
             wait_until(
-                lambda: seen(lab, "jacinth", "xena").state == "down", 10, "the lease has ended"
+                lambda: seen(lab, "jacinth", "xena").ended == "expired", 10, "the lease has ended"
             )
             wait_until(lambda: seen(lab).retry_seconds is not None, 10, "the loss is seen")
             lab.daemon("xena").kill()
@@ -104,7 +104,7 @@ def test_a_pinned_connection_outlives_its_lease_and_a_crash(lab: Lab) -> None:
 
 
 def test_nobody_may_refuse_a_goodbye(lab: Lab, before: dict[str, str]) -> None:
-    """The far end is told and lets go, though its administrator permits no `down`.
+    """The far end is told why and lets go, though its administrator permits no `down`.
 
     That is so for a daemon that stops, for a responder whose person types `down`, and for an `up`
     that is taken back because no handshake was seen.
@@ -117,10 +117,12 @@ def test_nobody_may_refuse_a_goodbye(lab: Lab, before: dict[str, str]) -> None:
         anubis(lab, "xena", "up", "jacinth")
         lab.daemon("xena").stop()
         assert left_over(lab, before, "jacinth") == []
+        assert seen(lab, "jacinth", "xena").ended == "shutdown"
         lab.daemon("xena").start()
         anubis(lab, "xena", "up", "jacinth")
         anubis(lab, "jacinth", "down", "xena")
         assert left_over(lab, before, "jacinth", "xena") == []
+        assert seen(lab).ended == "down"
         with blocked(lab, "udp dport 4296"):
             anubis(lab, "xena", "up", "jacinth", "--timeout", "1.5s", status=3)
         assert left_over(lab, before, "jacinth", "xena") == []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import pytest
 
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
+from tests.lab.moving import MOVED, move, named
 from tests.lab.steps import (
     AUTHORIZED_PEERS,
     LEAF,
@@ -24,7 +24,6 @@ from tests.lab.steps import (
 
 INTERFACES = ("anubis0", "wg0")
 NEXT_ROOM = "10.9.8.20"  # xena's other address
-MOVED = "203.0.113.77"  # jacinth's
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +31,6 @@ def everything_down(lab: Lab) -> Iterator[None]:
     """Leave no connection to the next test."""
     yield
     end_all(lab)
-
-
-def move(device: str, old: str, new: str, gateway: str) -> str:
-    """Return the commands by which a host gets another address."""
-    return (
-        f"ip address del {old}/24 dev {device}; ip address add {new}/24 dev {device};"
-        f" ip route replace default via {gateway}"
-    )
 
 
 def endpoints(lab: Lab, host: str) -> list[set[str]]:
@@ -93,19 +84,3 @@ def test_the_responder_moves_and_is_found_by_its_name(lab: Lab) -> None:
             assert production == {f"{MOVED}:4296"}
             assert f"{MOVED}:4297" in control
         assert "far_end_moved connection=jacinth" in lab.daemon("xena").log
-
-
-@contextmanager
-def named(lab: Lab, address: str) -> Iterator[Callable[[str], None]]:
-    """Let xena know an address by the name house; yield what gives the name another one."""
-    hosts = lab.path("xena", "/etc/hosts")
-    others = hosts.read_text()
-
-    def rename(address: str) -> None:
-        hosts.write_text(f"{others}{address} house\n")
-
-    rename(address)
-    try:
-        yield rename
-    finally:
-        hosts.write_text(others)

@@ -36,6 +36,7 @@ EVENTS: list[Event] = [
 ]
 STATUSES = [
     ConnectionStatus("surya", "down"),
+    ConnectionStatus("leaf", "down", ended="shutdown"),
     ConnectionStatus("selen", "down", pinned=True, retry_seconds=1.5),
     ConnectionStatus("j", "up", "initiator", "2026-11-20T11:56:00Z", 60, "[::1]:1", 0.5, 1, 2),
 ]

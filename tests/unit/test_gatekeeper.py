@@ -200,3 +200,28 @@ def test_closed_forgets() -> None:
     keeper.closed("xena")
     assert list(keeper) == []
     assert keeper.next_due() == float("inf")
+
+
+def test_what_a_suspend_interrupts_ends_with_its_lease() -> None:
+    """It is not renewed while it is lost; while it is asked for it does not end, then it does."""
+    keeper = gatekeeper(XENA)
+    bring_up(keeper, "xena", Role.INITIATOR)
+    keeper.wishes.want("xena", HOUR, NOW + HOUR)
+    keeper.wishes.lose("xena", NOW, 0.5)
+    assert keeper.due(NOW + HOUR - 1) == []
+    keeper.wishes.take_due(NOW + HOUR - 1)
+    assert keeper.due(NOW + HOUR + 1) == []
+    keeper.wishes.lose("xena", NOW + HOUR + 1, 0.5)
+    assert [due for due, _ in keeper.due(NOW + HOUR + 1)] == [Due.EXPIRE]
+
+
+def test_why_a_connection_ended_is_remembered_until_it_is_up_again() -> None:
+    """What was not up has no reason to have ended."""
+    keeper = gatekeeper(XENA)
+    keeper.closed("xena", "expired")
+    assert keeper.ended == {}
+    bring_up(keeper, "xena", Role.RESPONDER)
+    keeper.closed("xena", "expired")
+    assert keeper.ended == {"xena": "expired"}
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.ended == {}

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from anubis.daemon.control_plane import ControlPlane
-from anubis.daemon.goodbye import GOODBYE_SECONDS, Goodbyes
+from anubis.daemon.goodbye import GOODBYE_SECONDS, Goodbyes, Reason
 from anubis.errors import LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.protocol.wire import Verb
@@ -47,7 +47,7 @@ async def test_every_far_end_is_told_though_others_cannot_be(
     """All are asked, each failure is logged, nothing is raised."""
     deaf = Deaf()
     peers = [cast("AuthorizedPeer", SimpleNamespace(name=name)) for name in ("jacinth", "surya")]
-    await Goodbyes(cast("ControlPlane", deaf)).say_all(peers, "shutdown")
+    await Goodbyes(cast("ControlPlane", deaf)).say_all(peers, Reason.SHUTDOWN)
     assert [each[:2] for each in deaf.asked] == [("jacinth", Verb.GONE), ("surya", Verb.GONE)]
     for name in ("jacinth", "surya"):
         assert f"not_told connection={name}" in caplog.text

@@ -13,6 +13,7 @@ import pytest
 
 from anubis import addresses
 from anubis.addresses import control_addresses
+from anubis.daemon.goodbye import Reason
 from anubis.network.plan import SERVICE_PORT
 from anubis.protocol import channel, freshness, initiator, options, suites, wire
 from anubis.protocol.channel import Channel
@@ -314,3 +315,9 @@ def test_sections_are_numbered() -> None:
     """Section numbers, to which the code refers, are gapless."""
     numbers = re.findall(r"^## (\d+)\. ", TEXT, re.MULTILINE)
     assert [int(number) for number in numbers] == list(range(1, 15))
+
+
+def test_the_words_of_goodbyes_are_those_of_the_code() -> None:
+    """Whoever understands a REASON of `gone` finds every word that is said."""
+    rows = _table("Leases and `gone`", "word")
+    assert {row[0].strip("`") for row in rows} == set(Reason)

@@ -1,10 +1,9 @@
-"""Suspend and resume: a real message bus, and a service on it that speaks as logind does."""
+"""Suspends are heard of and held up: a real bus, and on it a service that speaks as logind does."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import select
+import logging
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -13,29 +12,21 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 from anubis.daemon import sleep
 from anubis.daemon.sleep import Sleep
+from tests.logind import BUS_CONFIG, announcement, logind
 
-_BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <listen>unix:path={path}</listen>
-  <policy context="default">
-    <allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/>
-  </policy>
-</busconfig>
-"""
 SECONDS = 10.0
+ERRORS = "org.freedesktop.DBus.Error"
 
 
 @contextmanager
 def message_bus(tmp_path: Path) -> Iterator[str]:
     """Run a message bus of our own."""
     config = tmp_path / "bus.conf"
-    config.write_text(_BUS.format(path=tmp_path / "bus"))
+    config.write_text(BUS_CONFIG.format(path=tmp_path / "bus"))
     command = ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout is not None
@@ -58,65 +49,6 @@ def bus_address(tmp_path: Path) -> Iterator[str]:
     """Run the bus."""
     with message_bus(tmp_path) as address:
         yield address
-
-
-@dataclass
-class Logind:
-    """Speaks as logind: gives locks out, and tells of a suspend."""
-
-    bus: MessageBus
-    refuses: bool = False
-    locks: list[int] = field(default_factory=list)  # our ends of the pipes
-    asked: list[list[str]] = field(default_factory=list)
-
-    def on_message(self, message: Message) -> Message | None:
-        """Answer a call of Inhibit with one end of a pipe."""
-        if message.message_type != MessageType.METHOD_CALL or message.member != "Inhibit":
-            return None
-        self.asked.append(message.body)
-        if self.refuses:
-            return Message.new_error(message, "org.freedesktop.DBus.Error.AccessDenied", "no")
-        ours, theirs = os.pipe()
-        self.locks.append(ours)
-        reply = Message.new_method_return(message, "h", [0], [theirs])
-        asyncio.get_running_loop().call_later(0.1, os.close, theirs)
-        return reply
-
-    def has_given(self, locks: int) -> bool:
-        """Tell whether so many locks have been given out."""
-        return len(self.locks) == locks
-
-    def is_released(self) -> bool:
-        """Tell whether nobody holds the newest lock any more."""
-        poll = select.poll()
-        poll.register(self.locks[-1], select.POLLHUP)
-        return bool(poll.poll(0))
-
-    async def announce(self, *, suspending: bool) -> None:
-        """Send PrepareForSleep."""
-        signal = Message.new_signal(
-            "/org/freedesktop/login1",
-            "org.freedesktop.login1.Manager",
-            "PrepareForSleep",
-            "b",
-            [suspending],
-        )
-        await self.bus.send(signal)
-
-
-@asynccontextmanager
-async def logind(address: str, *, refuses: bool = False) -> AsyncIterator[Logind]:
-    """Have a logind on the bus."""
-    bus = await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
-    service = Logind(bus, refuses)
-    bus.add_message_handler(service.on_message)
-    await bus.request_name("org.freedesktop.login1")
-    try:
-        yield service
-    finally:
-        bus.disconnect()
-        for lock in service.locks:
-            os.close(lock)
 
 
 @dataclass
@@ -160,7 +92,7 @@ async def test_the_host_sleeps_only_when_all_is_said(bus_address: str) -> None:
     host = Host()
     async with logind(bus_address) as service, attended(host):
         await until(lambda: service.locks)
-        assert service.asked[0][0::3] == ["sleep", "delay"]
+        assert service.asked[0].body[0::3] == ["sleep", "delay"]
         for _ in range(2):
             locks = len(service.locks)
             host.may_sleep.clear()
@@ -192,20 +124,99 @@ async def test_a_suspend_is_not_held_up_for_long(
 async def test_a_refused_lock_is_done_without(bus_address: str) -> None:
     """The host does not wait, but we are told all the same."""
     host = Host()
-    async with logind(bus_address, refuses=True) as service, attended(host):
+    async with logind(bus_address, error=f"{ERRORS}.AccessDenied") as service, attended(host):
         await until(lambda: service.asked)
         await service.announce(suspending=True)
         assert await asyncio.wait_for(host.told.get(), SECONDS) == "before"
 
 
-async def test_a_logind_that_comes_late_is_found(tmp_path: Path) -> None:
-    """Neither a host without D-Bus, nor a bus that is lost, ends the listening."""
+async def test_a_logind_that_comes_late_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a host without D-Bus nor a bus that is lost ends the listening; each is said once."""
+    caplog.set_level(logging.DEBUG, "anubis")
+
+    def missed() -> list[int]:
+        return [each.levelno for each in caplog.records if "no_logind" in each.message]
+
     host = Host()
     async with attended(host):
         for _ in range(2):
+            caplog.clear()
+            await until(lambda: len(missed()) > 3)
+            assert missed()[:4] == [logging.INFO, *[logging.DEBUG] * 3]
             with message_bus(tmp_path) as address:
                 async with logind(address) as service:
                     await until(lambda: service.locks)
                     await service.announce(suspending=False)
                     assert await asyncio.wait_for(host.told.get(), SECONDS) == "after"
             (tmp_path / "bus").unlink(missing_ok=True)
+
+
+async def test_only_logind_is_believed(bus_address: str) -> None:
+    """Everybody on the bus can send us a signal of that name; it is passed over."""
+    host = Host()
+    async with logind(bus_address) as service, attended(host):
+        await until(lambda: service.locks)
+        stranger = await MessageBus(bus_address=bus_address).connect()
+        message = announcement(suspending=True)
+        message.destination = service.asked[0].sender
+        await stranger.send(message)
+        stranger.disconnect()
+        await service.announce(suspending=False)
+        assert await asyncio.wait_for(host.told.get(), SECONDS) == "after"
+        assert not service.is_released()
+
+
+async def test_a_bus_that_is_lost_in_a_suspend_is_a_resume(tmp_path: Path) -> None:
+    """Nobody would say that the host is awake; what waits for that shall not wait for ever."""
+    host = Host()
+    host.may_sleep.set()
+    async with attended(host):
+        with message_bus(tmp_path) as address:
+            async with logind(address) as service:
+                await until(lambda: service.locks)
+                await service.announce(suspending=True)
+                assert await asyncio.wait_for(host.told.get(), SECONDS) == "before"
+                await until(service.is_released)
+                assert host.told.empty()
+        assert await asyncio.wait_for(host.told.get(), SECONDS) == "after"
+
+
+async def test_a_host_that_stays_awake_has_resumed(
+    bus_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logind that announces a suspend and then falls silent is not waited for without an end."""
+    monkeypatch.setattr(sleep, "AWAKE_SECONDS", 0.2)
+    host = Host()
+    host.may_sleep.set()
+    async with logind(bus_address) as service, attended(host):
+        await until(lambda: service.locks)
+        await service.announce(suspending=True)
+        assert await asyncio.wait_for(host.told.get(), SECONDS) == "before"
+        assert await asyncio.wait_for(host.told.get(), SECONDS) == "after"
+        await until(partial(service.has_given, 2))
+
+
+@pytest.mark.parametrize("next_is_under_way", [True, False])
+async def test_a_lock_that_cannot_be_had_again_ends_nothing(
+    bus_address: str, *, next_is_under_way: bool
+) -> None:
+    """While the next suspend is under way logind gives none; that one is heeded all the same."""
+    host = Host()
+    host.may_sleep.set()
+    async with logind(bus_address) as service, attended(host):
+        await until(lambda: service.locks)
+        await service.announce(suspending=True)
+        assert await asyncio.wait_for(host.told.get(), SECONDS) == "before"
+        service.error = "org.freedesktop.login1.OperationInProgress"
+        await service.announce(suspending=False)
+        if next_is_under_way:
+            await service.announce(suspending=True)
+        assert await asyncio.wait_for(host.told.get(), SECONDS) == "after"
+        await until(lambda: len(service.asked) > 1)
+        if next_is_under_way:
+            assert await asyncio.wait_for(host.told.get(), SECONDS) == "before"
+        service.error = None
+        await service.announce(suspending=False)
+        await until(partial(service.has_given, 2))

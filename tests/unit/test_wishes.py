@@ -57,7 +57,9 @@ def test_a_due_one_is_taken_once() -> None:
     assert wishes.retry_seconds("jacinth", NOW + 0.5) == 1.5
     assert [wish.name for wish in wishes.take_due(NOW + 2)] == ["jacinth"]
     assert wishes.take_due(NOW + 2) == []
-    assert wishes.is_lost("jacinth")
+    wish = wishes.get("jacinth")
+    assert wish is not None
+    assert wish.is_asked_for
     assert wishes.retry_seconds("jacinth", NOW + 2) == 0
 
 
@@ -95,3 +97,36 @@ def test_hurry_asks_at_once_for_what_waits() -> None:
     wishes.lose("jacinth", NOW + 2, 0.5)
     wishes.hurry(NOW + 3)
     assert [wish.name for wish in wishes.take_due(NOW + 3)] == ["jacinth"]
+
+
+def test_what_is_not_pinned_is_wanted_until_its_lease_ends() -> None:
+    """A suspend makes it a wish; it is asked for as a pinned one is, but not for ever."""
+    wishes = Wishes()
+    wishes.want("jacinth", 3600, NOW + 100)
+    assert not wishes.is_pinned("jacinth")
+    wishes.lose("jacinth", NOW, 0.5)
+    assert [wish.name for wish in wishes.take_due(NOW + 2)] == ["jacinth"]
+    wishes.lose("jacinth", NOW + 98, 0.5)
+    assert wishes.take_due(NOW + 102) == []
+    assert "jacinth" not in wishes
+
+
+def test_only_what_is_pinned_survives_its_end() -> None:
+    """A goodbye of the far end, say, ends what a suspend has interrupted."""
+    wishes = pinned("surya")
+    wishes.want("jacinth", 3600, NOW + 100)
+    for name in ("jacinth", "surya"):
+        wishes.end(name, NOW, 0.5)
+    assert [wish.name for wish in wishes] == ["surya"]
+    assert wishes.next_due() == NOW + 2
+
+
+def test_nothing_is_asked_for_while_the_host_sleeps() -> None:
+    """Not even if the network changes, as it does when a host goes to sleep; but upon waking."""
+    wishes = pinned("jacinth", "surya")
+    wishes.lose("jacinth", NOW, 0.5)
+    wishes.rest()
+    wishes.hurry(NOW)
+    assert (wishes.take_due(NOW + 10), wishes.next_due()) == ([], NEVER)
+    wishes.wake(NOW + 11)
+    assert [wish.name for wish in wishes.take_due(NOW + 11)] == ["jacinth"]
