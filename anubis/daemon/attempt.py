@@ -96,7 +96,7 @@ class Attempt:
             wishes.want(self.peer.name, self.lease)
         else:
             wishes.drop(self.peer.name)
-        self.parts.save()
+        self.parts.try_to_save()
 
     async def _agree(self) -> Reply:
         """Ask the far end, while this side is prepared and the handshake follows the request."""
@@ -244,5 +244,5 @@ class Attempt:
         await self.parts.end(peer, Reason.UNDONE)
         # With the session goes a request that nobody answered: WireGuard would keep it for a later
         # handshake, and it would still be carried out.
-        await self.parts.fall_silent(peer)
+        await self.parts.silence.fall(peer)
         self.parts.settled(peer)

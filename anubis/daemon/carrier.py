@@ -8,7 +8,6 @@ for as long as a connection is up. Refuses to know the peers on it and their rou
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 from anubis.daemon.faults import own_faults
 from anubis.daemon.interface import Allow, Interface, Making, Settings
@@ -38,7 +37,7 @@ class Carrier:
         backend: Backend,
         network: Network,
         making: Making,
-        save: Callable[[], None],
+        save: Callable[[], None],  # raises LocalFailure
     ) -> None:
         self.name = config.interface
         self.mark = config.fwmark
@@ -50,6 +49,11 @@ class Carrier:
         self._interface = Interface(config.interface, backend, network, making)
         self._network = network
         self._save = save
+
+    @property
+    def present(self) -> bool:
+        """Whether there is an interface of that name."""
+        return self._interface.present
 
     async def ensure(self) -> Device:
         """Return the interface, made if need be, with our key on it. Raises LocalFailure."""
@@ -82,8 +86,12 @@ class Carrier:
         """Find the mark of our bearer packets; lend a stranger's interface ours if it has none."""
         self.find_mark(device)
         if not device.fwmark:
-            self.borrowed_mark = not self._interface.made
-            self._save()
+            before, self.borrowed_mark = self.borrowed_mark, not self._interface.made
+            try:
+                self._save()
+            except LocalFailure:
+                self.borrowed_mark = before
+                raise
             await self._interface.configure(DeviceChange(fwmark=self.mark))
 
     async def fit_mtu(self) -> None:
@@ -94,18 +102,25 @@ class Carrier:
             mtu = self._config.mtu or await self._network.bearer_mtu(endpoints, self.mark)
             if self.mtu_before is None:
                 self.mtu_before = await self._network.mtu(self.name)
-                self._save()
+                try:
+                    self._save()
+                except LocalFailure:
+                    self.mtu_before = None
+                    raise
             await self._network.set_mtu(self.name, mtu)
 
     async def give_back(self) -> None:
-        """With no connection left, give the interface what it had before the first."""
-        if self.borrowed_mark:
+        """With no connection left, give the interface what it had before the first.
+
+        Raises LocalFailure if that cannot be; then it is still owed.
+        """
+        present = self.present  # one that is gone needs nothing
+        if self.borrowed_mark and present:
             await self._interface.configure(DeviceChange(fwmark=0))
-            self.borrowed_mark = False
-        if self.mtu_before is not None:
-            with suppress(LocalFailure):  # an interface that is gone needs no MTU
-                await self._network.set_mtu(self.name, self.mtu_before)
-            self.mtu_before = None
+        self.borrowed_mark = False
+        if self.mtu_before is not None and present:
+            await self._network.set_mtu(self.name, self.mtu_before)
+        self.mtu_before = None
 
     async def mend_link(self, allow: Allow, *, in_use: bool) -> tuple[Mended, ...]:
         """Put right what strangers did to the link; one that Anubis did not make is not made.
@@ -114,7 +129,7 @@ class Carrier:
         """
         if self._interface.made:
             return await self._interface.mend(self._settings(), allow)
-        if in_use and not self._interface.present:
+        if in_use and not self.present:
             raise LocalFailure(
                 f"{self.name} is gone, which Anubis did not make",
                 f"make it again, with the key in {self._config.private_key_file}",

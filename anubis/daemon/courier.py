@@ -7,6 +7,7 @@ is about and how the control plane is kept alive. A request of another host goes
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from anubis.daemon.budget import DATAGRAMS, DATAGRAMS_OF_ALL, Budget
 from anubis.daemon.log import Throttle, event
 from anubis.errors import LocalFailure
+from anubis.network.errors import explain
 from anubis.network.plan import SERVICE_PORT
 from anubis.protocol.initiator import Initiator, NoReply
 from anubis.protocol.wire import MAX_DATAGRAM, MessageType, Reply
@@ -78,7 +80,11 @@ class Courier(asyncio.DatagramProtocol):
     ) -> None:
         """Bind the socket; hand requests to `on_request`. Raises LocalFailure."""
         self._on_request = on_request
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        where = f"[{address}]:{SERVICE_PORT}"
+        try:
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            raise explain(f"listen on {where}", error.errno or errno.EIO) from error
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
             with suppress(PermissionError):  # beyond net.core.rmem_max only with CAP_NET_ADMIN
@@ -87,7 +93,7 @@ class Courier(asyncio.DatagramProtocol):
         except OSError as error:
             sock.close()
             raise LocalFailure(
-                f"cannot listen on [{address}]:{SERVICE_PORT}: {error.strerror}",
+                f"cannot listen on {where}: {error.strerror}",
                 f"ss -lunp sport = :{SERVICE_PORT} shows who else does",
             ) from error
         loop = asyncio.get_running_loop()

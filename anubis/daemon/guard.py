@@ -60,6 +60,12 @@ class Guard:
         """Call `listener` whenever the host's addresses or default routes have changed."""
         self._listeners.append(listener)
 
+    def look_again(self) -> None:
+        """Look at everything soon: something of ours could not be taken away."""
+        if self._watch is not None and self._due == inf:
+            self._due = asyncio.get_running_loop().time()
+            self._watch.nudge()
+
     def wake(self) -> None:
         """Look whether a connection is up now: while one is, WireGuard is looked at regularly."""
         if self._watch is not None and (self._poll == inf) == self._production.is_up:

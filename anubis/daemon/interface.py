@@ -12,7 +12,7 @@ import logging
 import os
 import pwd
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -20,6 +20,7 @@ from anubis.daemon.log import event
 from anubis.errors import LocalFailure
 from anubis.network.apply import Network
 from anubis.network.changes import Mended
+from anubis.network.errors import remedy
 from anubis.wireguard.backend import Backend
 from anubis.wireguard.errors import (
     BackendError,
@@ -58,6 +59,8 @@ async def explained(doing: str) -> AsyncIterator[None]:
     except BackendUnavailable as error:
         hint = "load the kernel's wireguard module, or install wireguard-go"
         raise LocalFailure(f"{doing}: {error}", hint) from error
+    except BackendError as error:
+        raise LocalFailure(f"{doing}: {error}", remedy(error.errno or 0)) from error
     except WireGuardError as error:
         raise LocalFailure(f"{doing}: {error}") from error
 
@@ -76,17 +79,22 @@ class Making:
     """The names of interfaces that are being made, or were when an earlier run was killed."""
 
     names: set[str]
-    save: Callable[[], None]  # writes them down
+    save: Callable[[], None]  # writes them down; raises LocalFailure
 
     def begin(self, name: str) -> None:
-        """Note that an interface is about to be made."""
+        """Note that an interface is about to be made. Raises LocalFailure if it must not be."""
         self.names.add(name)
-        self.save()
+        try:
+            self.save()
+        except LocalFailure:
+            self.names.discard(name)
+            raise
 
     def end(self, name: str) -> None:
         """Note that it bears its alias and is set up."""
         self.names.discard(name)
-        self.save()
+        with suppress(LocalFailure):  # the alias tells, too
+            self.save()
 
 
 class Interface:

@@ -113,7 +113,7 @@ class Leases:
         if reply.granted:
             now, jitter = self._clock.boot(), self._parts.jitter()
             self._gatekeeper.extend(peer.name, reply.lease, now, jitter)
-            self._parts.save()
+            self._parts.try_to_save()
             event(logging.DEBUG, "renewed", connection=peer.name, lease=reply.lease)
             await self._follow(peer, contact)
         elif reply.result == Result.NO_CONNECTION and peer.name in self._gatekeeper.wishes:
@@ -122,7 +122,7 @@ class Leases:
             self._lose(peer.name)
         elif reply.result == Result.NO_CONNECTION:
             await self._end(peer, "the far end has it no longer")
-            await self._parts.fall_silent(peer)
+            await self._parts.silence.fall(peer)
         else:
             event(logging.WARNING, "renew_refused", connection=peer.name, reason=reply.reason)
 
@@ -142,16 +142,10 @@ class Leases:
             event(logging.WARNING, "not_followed", connection=peer.name, reason=error.message)
 
     async def _end(self, peer: AuthorizedPeer, reason: str) -> None:
-        try:
-            await self._parts.end(peer, reason)
-        except AnubisError as error:
-            event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
+        await self._parts.end(peer, reason)
         event(logging.INFO, "down", connection=peer.name, reason=reason)
 
     async def _part(self, peer: AuthorizedPeer, reason: str) -> None:
         """Say goodbye, and then nothing more."""
         await self._parts.goodbyes.say(peer, reason)
-        try:
-            await self._parts.fall_silent(peer)
-        except AnubisError as error:
-            event(logging.WARNING, "not_silent", connection=peer.name, reason=error.message)
+        await self._parts.silence.fall(peer)

@@ -7,12 +7,14 @@ also when a later part fails to start: a daemon that cannot run leaves nothing b
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from anubis.daemon.api import ApiServer
 from anubis.daemon.carrier import Carrier
@@ -32,11 +34,13 @@ from anubis.daemon.reload import Reload
 from anubis.daemon.responding import Responding
 from anubis.daemon.roaming import Roaming
 from anubis.daemon.shares import Shares
+from anubis.daemon.silence import Silence
 from anubis.daemon.sleep import Sleep
 from anubis.daemon.state import SavedState, StateFile
 from anubis.daemon.suspend import Suspend
 from anubis.daemon.undumpable import become_undumpable
 from anubis.daemon.watermarks import Watermarks
+from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeers, HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper, Role
 from anubis.network.apply import Network
@@ -50,6 +54,9 @@ __all__ = ["run"]
 
 RUN_DIRECTORY = Path("/run/anubis")
 STATE_DIRECTORY = Path("/var/lib/anubis")
+_SAVE_AGAIN_SECONDS = 10.0
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_logger = logging.getLogger(__name__)
 
 
 def run(config_path: Path, *, debug: bool) -> None:
@@ -76,6 +83,7 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGUSR2, letting_go.set)
+    loop.set_exception_handler(_report)
     state_file = StateFile(RUN_DIRECTORY / "state.json")
     saved = state_file.load()
     async with AsyncExitStack() as stack:
@@ -98,6 +106,15 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
         notify("STOPPING=1")
         if not stopping.is_set():
             daemon.lets_go = True
+
+
+def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody waits for: in one line, if the host is out of something; else as a bug."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in _SHORT:
+        event(logging.ERROR, "short_of_resources", doing=context["message"], reason=error.strerror)
+    else:
+        _logger.error(context["message"], exc_info=error)
 
 
 async def _first(*works: Coroutine[None, None, object]) -> None:
@@ -156,6 +173,8 @@ class Daemon:
         )
         self._production = Production(config.production, self._carrier, shares, self.save)
         self.goodbyes = Goodbyes(self.control)
+        silence = self._silence = Silence(self.control, self._gatekeeper, self._try_to_save)
+        guard = self._guard = Guard(shares, self.control, self._production, config.production.table)
         parts = self._parts = Parts(
             gatekeeper=self._gatekeeper,
             control=self.control,
@@ -163,7 +182,9 @@ class Daemon:
             production=self._production,
             clock=clock,
             random=random,
+            silence=silence,
             save=self.save,
+            look_again=guard.look_again,
         )
         self._watermarks = Watermarks(
             STATE_DIRECTORY / "watermarks",
@@ -175,19 +196,30 @@ class Daemon:
         operations = self._operations = DaemonOperations(parts, self.reload.now)
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
-        self._guard = Guard(shares, self.control, self._production, config.production.table)
         self._roaming = Roaming(parts, self._leases.wake)
         suspend = Suspend(parts)
         self._sleep = Sleep(suspend.before, suspend.after)
-        self._guard.on_connectivity(self._roaming.moved)
+        guard.on_connectivity(self._roaming.moved)
         self._clock = clock
+        self._unsaved: asyncio.TimerHandle | None = None  # when the state file is tried again
         self.lets_go = False  # at the end, instead of stopping
 
     def _authorize(self, peers: AuthorizedPeers) -> None:
         self._responder.directory = peers
 
     async def start(self, saved: SavedState) -> None:
-        """Start every part, taking up what an earlier run left. Raises AnubisError."""
+        """Start every part, taking up what an earlier run left.
+
+        Raises AnubisError. A start that fails is no reason to end what is up: that is left as it
+        is, as by a crash, for the next one.
+        """
+        try:
+            await self._start(saved)
+        except AnubisError:
+            self.lets_go = any(self._gatekeeper)
+            raise
+
+    async def _start(self, saved: SavedState) -> None:
         self._take_up(saved)
         await self._watermarks.record()  # anew; and if that is impossible, it is known at once
         async with explained("cannot start"):
@@ -196,7 +228,7 @@ class Daemon:
                 await self._production.start()
                 up = self._gatekeeper.up_peers()
                 for peer in await self._production.reconcile(saved.peers, up):
-                    self._parts.note(peer)  # the far end is told
+                    self._parts.note_end(peer)  # the far end is told
                     self._gatekeeper.closed(peer.name)
             await self.control.start(
                 self._gatekeeper.peers,
@@ -207,13 +239,12 @@ class Daemon:
         for connection in self._gatekeeper:
             if connection.role is Role.INITIATOR:
                 await self.control.keep_alive(self._gatekeeper.peer(connection.name), on=True)
-        self.save()
+        self._try_to_save()
         await self._api.start()
 
     def _take_up(self, saved: SavedState) -> None:
         """Know again what an earlier run knew, as far as it still holds."""
         self._responder.restore(*self._watermarks.load())
-        self._responding.take_up(saved.heard)
         self._carrier.borrowed_mark = saved.borrowed_mark
         self._carrier.mtu_before = saved.mtu_before
         self._production.peers = dict(saved.peers)
@@ -236,6 +267,7 @@ class Daemon:
             if not wish.pinned or self._gatekeeper.connection(wish.name) is None:
                 wishes.lose(wish.name, now, 0.0)
         wishes.hurry(now)
+        self._responding.take_up(saved.heard)  # last, for what is known is written down anew
 
     async def until(self, stopping: asyncio.Event) -> None:
         """Wait for the end; what is undone from then on shares the time for goodbyes."""
@@ -260,7 +292,7 @@ class Daemon:
     async def _let_go(self) -> None:
         """End what is half done and leave the rest as it is, for the next daemon to take up."""
         async with AsyncExitStack() as stack:
-            stack.callback(self.save)
+            stack.callback(self._try_to_save)
             stack.push_async_callback(self._watermarks.close)
             stack.push_async_callback(self.reload.stop)
             stack.push_async_callback(self._responding.stop)
@@ -279,7 +311,8 @@ class Daemon:
             stack.push_async_callback(self.control.stop)
             stack.push_async_callback(self._production.stop)
             stack.push_async_callback(self._part)
-        self._write(SavedState(unfinished=dict(self._gatekeeper.unfinished)))
+        with suppress(LocalFailure):
+            self._write(SavedState(unfinished=dict(self._gatekeeper.unfinished)))
         event(logging.INFO, "stopped")
 
     async def _part(self) -> None:
@@ -295,7 +328,14 @@ class Daemon:
         await asyncio.gather(self._leases.farewell(), self.reload.stop())
 
     def save(self) -> None:
-        """Write the state, and let the leases be looked at again."""
+        """Write the state, and let the leases be looked at again.
+
+        Raises LocalFailure if it cannot be written. Who is about to change something has to heed
+        that: a daemon that is killed could not find again what it did.
+        """
+        self._leases.wake()
+        self._roaming.wake()
+        self._guard.wake()
         self._write(
             SavedState(
                 connections=tuple(self._gatekeeper),
@@ -305,21 +345,28 @@ class Daemon:
                 making=tuple(sorted(self._making.names)),
                 mtu_before=self._carrier.mtu_before,
                 unfinished=dict(self._gatekeeper.unfinished),
-                heard=self._responding.heard,
+                heard=self._silence.names,
                 wishes=tuple(self._gatekeeper.wishes),
             )
         )
-        self._leases.wake()
-        self._roaming.wake()
-        self._guard.wake()
+
+    def _try_to_save(self) -> None:
+        with suppress(LocalFailure):
+            self.save()
 
     def _write(self, state: SavedState) -> None:
-        """Write the state file.
-
-        A state that cannot be written is reported and endures: without it, a start after a crash
-        removes what it does not know, and a request that was recorded is refused all the same.
-        """
+        """Write the state file; one that cannot be written is tried again now and then."""
         try:
             self._state_file.save(state)
-        except OSError as error:
-            event(logging.ERROR, "state_not_saved", reason=error)
+        except LocalFailure as error:
+            if self._unsaved is None:
+                event(logging.ERROR, "state_not_saved", reason=error.message)
+            else:
+                self._unsaved.cancel()
+            loop = asyncio.get_running_loop()
+            self._unsaved = loop.call_later(_SAVE_AGAIN_SECONDS, self._try_to_save)
+            raise
+        if self._unsaved is not None:
+            self._unsaved.cancel()
+            self._unsaved = None
+            event(logging.INFO, "state_saved")

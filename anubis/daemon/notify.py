@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 __all__ = ["feed_watchdog", "notify", "watchdog_seconds"]
 
@@ -18,17 +19,24 @@ _SEND_SECONDS = 1.0  # for a systemd whose queue is full
 
 def notify(*states: str) -> None:
     """Send assignments such as "READY=1". Without systemd, or if it is deaf, nothing happens."""
+    with suppress(OSError), _sender() as sender:
+        _send(sender, *states)
+
+
+def _sender() -> socket.socket:
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    sender.settimeout(_SEND_SECONDS)
+    return sender
+
+
+def _send(sender: socket.socket, *states: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.settimeout(_SEND_SECONDS)
-        try:
-            sender.sendto("\n".join(states).encode(), address)
-        except OSError:
-            return
+    with suppress(OSError):
+        sender.sendto("\n".join(states).encode(), address)
 
 
 def watchdog_seconds(environment: Mapping[str, str], process: int) -> float | None:
@@ -48,6 +56,7 @@ async def feed_watchdog() -> None:
     if allowed is None:
         await asyncio.Event().wait()
         return
-    while True:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(allowed / 2)
+    with _sender() as sender:  # kept: when it is needed there may be no descriptor left
+        while True:
+            _send(sender, "WATCHDOG=1")
+            await asyncio.sleep(allowed / 2)

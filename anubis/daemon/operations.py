@@ -49,6 +49,7 @@ class DaemonOperations:
         self._clock = parts.clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._revivals: dict[str, asyncio.Task[None]] = {}
+        self._untold: asyncio.Queue[AuthorizedPeer] = asyncio.Queue()
 
     async def status(self, name: str | None) -> list[ConnectionStatus]:
         """Describe one connection, or all. Raises UnknownConnection."""
@@ -92,7 +93,7 @@ class DaemonOperations:
         revival = self._revivals.get(peer.name)
         if revival is not None and not revival.cancelling():
             revival.cancel()
-        self._parts.save()
+        self._parts.try_to_save()
         return was_wanted
 
     async def down(self, name: str, timeout_seconds: float, report: Report) -> Result:
@@ -125,14 +126,16 @@ class DaemonOperations:
             return replace(result, warnings=tuple(warnings), replaced=replaced)
 
     async def settle(self) -> None:
-        """Take down, at the far ends, what an earlier run had begun and not ended; until cancelled.
+        """Take down, at the far ends, what is down here and not there; until cancelled.
 
-        A far end that cannot be reached is asked again until its lease has ended.
+        That is what an earlier run had begun and not ended, and whom this host could not tell. A
+        far end that cannot be reached is asked again until its lease has ended.
         """
+        for name in self._gatekeeper.unfinished:
+            self._untold.put_nowait(self._gatekeeper.peer(name))
         async with asyncio.TaskGroup() as group:
-            for name in self._gatekeeper.unfinished:
-                group.create_task(self._settle(self._gatekeeper.peer(name)))
-        await asyncio.get_running_loop().create_future()
+            while True:
+                group.create_task(self._settle(await self._untold.get()))
 
     async def _settle(self, peer: AuthorizedPeer) -> None:
         pause = SETTLE_SECONDS
@@ -154,7 +157,7 @@ class DaemonOperations:
                 if self._clock.boot() < until:
                     event(logging.WARNING, "not_undone", connection=peer.name, reason=error.message)
                     return False
-            await self._parts.fall_silent(peer)
+            await self._parts.silence.fall(peer)
             self._parts.settled(peer)
             return True
 
@@ -195,10 +198,11 @@ class DaemonOperations:
 
     async def _down(self, peer: AuthorizedPeer, deadline: float, report: Report) -> Result:
         """Tell the far end, then remove this side, whatever the far end said."""
-        self._parts.note(peer)
+        self._parts.note_end(peer)
         warnings: list[str] = []
         contact = Contact(lambda endpoint: report("control", endpoint))
         verb = self._word_for_down(peer)
+        told = True
         try:
             reply = await self._control.ask(
                 peer, verb, deadline=deadline, reason=Reason.DOWN, contact=contact
@@ -207,15 +211,26 @@ class DaemonOperations:
                 report("agreed")
             else:
                 warnings.append(refusal(peer.name, reply).message)
-        except (NoAnswer, LocalFailure) as error:
+        except NoAnswer as error:
             warnings.append(f"{peer.name} could not be told and finds out by itself: {error}")
-        await self._parts.end(peer, Reason.DOWN)
-        await self._parts.fall_silent(peer)
-        self._parts.settled(peer)
+        except LocalFailure as error:
+            told = False
+            warnings.append(f"{peer.name} is told as soon as that is possible: {error}")
+        outcome = "local_only" if warnings else "done"
+        left = await self._parts.end(peer, Reason.DOWN)
+        if left is not None:
+            warnings.append(
+                f"not all that {peer.name} had here could be taken away: {left};"
+                " anubis goes on trying, and its log tells when it is done"
+            )
+        if told:
+            await self._parts.silence.fall(peer)
+            self._parts.settled(peer)
+        else:
+            self._untold.put_nowait(peer)
         report("removed")
         warning = "; ".join(warnings) or None
         event(logging.INFO, "down", connection=peer.name, reason="asked for here", warning=warning)
-        outcome = "local_only" if warnings else "done"
         return Result(peer.name, "down", outcome, warnings=tuple(warnings))
 
     def _word_for_down(self, peer: AuthorizedPeer) -> Verb:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes
+from anubis.daemon.log import event
 from anubis.daemon.production import Production
-from anubis.errors import AnubisError
+from anubis.daemon.silence import Silence
+from anubis.errors import LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Gatekeeper, Role
 
@@ -20,7 +23,11 @@ __all__ = ["Parts"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one daemon. `save` writes the state file and has the leases looked at."""
+    """The parts of one daemon.
+
+    `save` writes the state file and has the leases looked at; it raises LocalFailure if the file
+    cannot be written. `look_again` has the guard look for what could not be taken away.
+    """
 
     gatekeeper: Gatekeeper
     control: ControlPlane
@@ -28,7 +35,9 @@ class Parts:
     production: Production
     clock: Clock
     random: Callable[[int], bytes]
+    silence: Silence
     save: Callable[[], None]
+    look_again: Callable[[], None]
 
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
@@ -37,10 +46,25 @@ class Parts:
     def note(self, peer: AuthorizedPeer, lease: int | None = None) -> None:
         """Write down that what the two ends have is about to differ, until it is `settled`.
 
-        `lease` is what the far end is asked for, in seconds; without, it has what we have.
+        `lease` is what the far end is asked for, in seconds; without, it has what we have. Raises
+        LocalFailure if that cannot be written; then it is not noted.
         """
         self._note(peer, lease)
-        self.save()
+        try:
+            self.save()
+        except LocalFailure:
+            self.gatekeeper.settled(peer.name)
+            raise
+
+    def note_end(self, peer: AuthorizedPeer) -> None:
+        """Note the same of a connection that is going down, which must always be possible."""
+        self._note(peer)
+        self.try_to_save()
+
+    def try_to_save(self) -> None:
+        """Write the state file, or leave that for later: what it has is out of date, not wrong."""
+        with suppress(LocalFailure):
+            self.save()
 
     def _note(self, peer: AuthorizedPeer, lease: int | None = None) -> None:
         connection = self.gatekeeper.connection(peer.name)
@@ -50,7 +74,7 @@ class Parts:
     def settled(self, peer: AuthorizedPeer) -> None:
         """Write down that both ends have the same again."""
         self.gatekeeper.settled(peer.name)
-        self.save()
+        self.try_to_save()
 
     async def begin(
         self,
@@ -62,9 +86,11 @@ class Parts:
         """Note that a connection is up for `lease` seconds, and mark its bearer packets.
 
         In the same write of the state file those that it replaces are noted as about to go. Raises
-        LocalFailure if the administrator has removed or changed the entry meanwhile.
+        LocalFailure if that cannot be written, unless it was up before, and if the administrator
+        has removed or changed the entry meanwhile.
         """
         self.gatekeeper.check_current(peer)
+        is_new = self.gatekeeper.connection(peer.name) is None
         self.gatekeeper.settled(peer.name)
         for rival in instead_of:
             self._note(rival)
@@ -76,35 +102,39 @@ class Parts:
             since=self.clock.unix_ns() / 1e9,
             jitter=self.jitter(),
         )
-        self.save()
+        if is_new:
+            self.save()
+        else:
+            self.try_to_save()
         await self.control.set_mark(self.production.mark)
         if role is Role.INITIATOR:
             await self.control.keep_alive(peer, on=True)
 
-    async def end(self, peer: AuthorizedPeer, reason: str) -> None:
+    async def end(self, peer: AuthorizedPeer, reason: str) -> str | None:
         """Remove this side of a connection: peer, routes, keepalive, and the note of it.
 
-        `reason` is what the status tells from then on. A cancellation waits until that is done.
+        `reason` is what the status tells from then on. What cannot be taken away now is tried again
+        until it can; return why not, in words. A cancellation waits until all was tried.
         """
         ending = asyncio.create_task(self._end(peer, reason))
         try:
-            await asyncio.shield(ending)
+            return await asyncio.shield(ending)
         except asyncio.CancelledError:
-            with suppress(AnubisError):
-                await ending
+            await ending
             raise
 
-    async def _end(self, peer: AuthorizedPeer, reason: str) -> None:
+    async def _end(self, peer: AuthorizedPeer, reason: str) -> str | None:
         self.gatekeeper.closed(peer.name, reason)
         self.gatekeeper.wishes.end(peer.name, self.clock.boot(), self.jitter())
-        await self.production.remove(peer)
-        await self.control.keep_alive(peer, on=False)
-        self.save()
-
-    async def fall_silent(self, peer: AuthorizedPeer) -> None:
-        """After the last word to a peer whose connection is down: leave no session behind.
-
-        Then `wg show` is what it was before, and not even WireGuard sends anything any more.
-        """
-        if self.gatekeeper.connection(peer.name) is None:
-            await self.control.forget(peer)
+        failures = []
+        for step in (self.production.remove(peer), self.control.keep_alive(peer, on=False)):
+            try:
+                await step
+            except LocalFailure as error:
+                failures.append(error.message)
+        self.try_to_save()
+        if not failures:
+            return None
+        event(logging.ERROR, "not_taken_away", connection=peer.name, reason=failures[0])
+        self.look_again()
+        return failures[0]

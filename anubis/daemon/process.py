@@ -30,10 +30,11 @@ def only_one(directory: Path) -> Iterator[None]:
 
     The kernel drops the lock however the daemon ends. Raises LocalFailure if another one runs.
     """
-    directory.mkdir(mode=0o755, exist_ok=True)
     # Not for writing: it may be another user's, from an earlier run.
     flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(directory / "lock", flags, 0o644)
+    with _usable(directory):
+        directory.mkdir(mode=0o755, exist_ok=True)
+        descriptor = os.open(directory / "lock", flags, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,8 +42,21 @@ def only_one(directory: Path) -> Iterator[None]:
             raise LocalFailure(
                 "another anubis daemon is running on this host", "systemctl status anubis"
             ) from None
-        if os.geteuid() == 0:
-            os.chown(directory, 0, 0)
+        with _usable(directory):
+            if os.geteuid() == 0 != directory.stat().st_uid:
+                os.chown(directory, 0, 0)
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    """Turn an OSError into a LocalFailure."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalFailure(
+            f"cannot use {directory}: {error.strerror}",
+            f"see: df {directory}; findmnt -T {directory}; ls -l {directory}",
+        ) from error

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
 from anubis.daemon.carrier import Carrier
@@ -35,6 +34,7 @@ from anubis.wireguard.types import Device, DeviceChange, Endpoint, Peer, PeerCha
 
 __all__ = ["Production"]
 
+_RECOMMIT_PAUSES = (0.0, 0.05, 0.2)  # seconds before each try to take a connection up
 TRIGGER_KEEPALIVE = 25  # seconds; switching it on makes WireGuard shake hands at once
 
 IPNetwork = IPv4Network | IPv6Network
@@ -57,6 +57,8 @@ class Production:
         self._save = save
         self._committed: dict[str, AuthorizedPeer] = {}
         self._endpoints: dict[PublicKey, Endpoint] = {}  # of our peers, as last seen
+        self._is_untidy = False
+        self._left: dict[str, PublicKey] = {}  # of `peers`, those that could not be removed yet
         self._lock = asyncio.Lock()
 
     @property
@@ -88,32 +90,34 @@ class Production:
         """
         self.peers = dict(peers)
         kept = {peer.name: peer for peer in up}
-        for name in [name for name in peers if name not in kept]:
-            await self._remove_peer(name)
+        self._left = {name: key for name, key in peers.items() if name not in kept}
         lost = [peer for peer in kept.values() if not await self._recommit(peer)]
-        if not self._committed:
-            await self._carrier.give_back()
+        await self._tidy()
         return lost
 
     async def _recommit(self, peer: AuthorizedPeer) -> bool:
-        try:
-            await self.commit(peer, None)
-        except LocalFailure as error:
-            event(logging.ERROR, "not_taken_up", connection=peer.name, reason=error.message)
-            await self._remove_peer(peer.name)
-            return False
-        return True
+        """Take up a connection; until all tries have failed it goes on as it is."""
+        for pause in _RECOMMIT_PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                await self.commit(peer, None)
+            except LocalFailure as error:
+                reason = error.message
+            else:
+                return True
+        event(logging.ERROR, "not_taken_up", connection=peer.name, reason=reason)
+        self._left[peer.name] = peer.public_key
+        return False
 
     async def stop(self) -> None:
         """Remove everything that is ours, and the interface if Anubis made it."""
         async with self._lock:
-            for name in list(self.peers):
-                with suppress(LocalFailure):
-                    await self._remove_peer(name)
             self._committed.clear()
-            await self._apply()
-            await self._carrier.give_back()
-            await self._carrier.remove()
+            self._left = dict(self.peers)
+            try:
+                await self._tidy()
+            finally:
+                await self._carrier.remove()
 
     async def device(self) -> Device:
         """Read the interface. Raises LocalFailure."""
@@ -226,15 +230,16 @@ class Production:
             return routes
 
     async def remove(self, entry: AuthorizedPeer) -> None:
-        """Remove the peer, then its routes: not a packet leaves by another way meanwhile."""
+        """Remove the peer, then its routes: not a packet leaves by another way meanwhile.
+
+        Raises LocalFailure if something is left, when all was tried; `mend` goes on.
+        """
         async with self._lock:
-            await self._remove_peer(entry.name)
             self._committed.pop(entry.name, None)
             self._endpoints.pop(entry.public_key, None)
-            await self._apply()
-            if not self._committed:
-                await self._carrier.give_back()
-            self._save()
+            if entry.name in self.peers:
+                self._left[entry.name] = entry.public_key
+            await self._tidy()
 
     async def mend(self, allow: Allow) -> tuple[Mended, ...]:
         """Put right what strangers did to the interface and to our peers on it.
@@ -244,6 +249,9 @@ class Production:
         """
         async with self._lock:
             mended = await self._carrier.mend_link(allow, in_use=self.is_up)
+            if self._is_untidy:
+                await self._tidy()
+                mended += (Mended(f"what ended connections had on {self.name}", "remained"),)
             if not self.is_up:
                 return mended
             device = await self._carrier.device()
@@ -289,12 +297,18 @@ class Production:
 
     async def _admit(self, entry: AuthorizedPeer, rivals: Iterable[AuthorizedPeer] = ()) -> Device:
         """Check that the peer may come, and note, before it does, that it is ours."""
+        if self._left:
+            await self._remove_left()  # it may be this very peer, with a session of before
         device = await self._carrier.ensure()
         check_claim(entry, device, self.peers, {rival.public_key for rival in rivals})
         await self._carrier.borrow_mark(device)
         if entry.name not in self.peers:
             self.peers[entry.name] = entry.public_key
-            self._save()
+            try:
+                self._save()
+            except LocalFailure:
+                del self.peers[entry.name]
+                raise
         return device
 
     async def _verify(self, entry: AuthorizedPeer) -> None:
@@ -306,32 +320,55 @@ class Production:
         check_granted(entry, device)
 
     async def _apply(self) -> int:
-        """Bring about the routes and rules of all committed connections."""
-        allowed: set[IPNetwork] = set()
-        for entry in self._committed.values():
-            allowed |= entry.allowed_ips
-        state = NetworkState()
-        if self._committed:
-            state = production_state(
-                self.name,
-                self._config.table,
-                self.mark,
-                allowed,
-                self._config.throw,
-            )
+        """Bring about the routes and rules of all committed connections; return the routes."""
+        state = self._state()
         await self._shares.put("production", state)
         return len(state.routes)
 
-    async def _remove_peer(self, name: str) -> None:
-        key = self.peers.get(name)
-        if key is not None:
-            change = PeerChange(key, remove=True)
+    def _state(self) -> NetworkState:
+        allowed: set[IPNetwork] = set()
+        for entry in self._committed.values():
+            allowed |= entry.allowed_ips
+        if not self._committed:
+            return NetworkState()
+        return production_state(
+            self.name,
+            self._config.table,
+            self.mark,
+            allowed,
+            self._config.throw,
+        )
+
+    async def _tidy(self) -> None:
+        """Take away what no connection needs any more, in its order.
+
+        Raises the first LocalFailure when all was tried.
+        """
+        self._is_untidy = True
+        failures = []
+        for step in (self._remove_left, self._reduce, self._give_back):
             try:
-                await self._change(change)
+                await step()
             except LocalFailure as error:
-                # An interface that is gone has no peers either.
-                event(logging.WARNING, "peer_not_removed", connection=name, reason=error.message)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        self._is_untidy = False
+
+    async def _remove_left(self) -> None:
+        changes = tuple(PeerChange(key, remove=True) for key in self._left.values())
+        if changes and self._carrier.present:  # one that is gone has no peers either
+            await self._change(*changes)
+        for name in self._left:
             self.peers.pop(name, None)
+        self._left.clear()
+
+    async def _reduce(self) -> None:
+        await self._shares.reduce("production", self._state())
+
+    async def _give_back(self) -> None:
+        if not self.is_up:
+            await self._carrier.give_back()
 
     async def _put_back(self, device: Device, entry: AuthorizedPeer) -> None:
         """Undo a commit: AllowedIPs to whom they belonged, routes as they were."""

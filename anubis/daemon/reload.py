@@ -99,7 +99,7 @@ class Reload:
         # From here on nobody who was removed is listened to, whatever comes of the rest.
         gatekeeper.replace_peers(host.peers, revision.removed)
         self._on_peers(host.peers)
-        self._parts.save()
+        self._parts.try_to_save()
         ended = [peer for peer in revision.removed if peer.name in were_up]
         for peer in ended:
             await self._cut(peer, Reason.REVOKED)
@@ -123,10 +123,7 @@ class Reload:
 
     async def _cut(self, peer: AuthorizedPeer, reason: Reason) -> None:
         """End this side of a connection."""
-        try:
-            await self._parts.end(peer, reason)
-        except AnubisError as error:
-            event(logging.ERROR, "end_failed", connection=peer.name, reason=error.message)
+        await self._parts.end(peer, reason)
         event(logging.WARNING, "down", connection=peer.name, reason=reason)
 
     async def _refit_all(self, revision: Revision) -> list[AuthorizedPeer]:
@@ -171,10 +168,7 @@ class Reload:
     async def _tell(self, peer: AuthorizedPeer, reason: Reason) -> None:
         """Say goodbye to one whose entry stays."""
         await self._parts.goodbyes.say(peer, reason)
-        try:
-            await self._parts.fall_silent(peer)
-        except AnubisError as error:
-            event(logging.WARNING, "not_silent", connection=peer.name, reason=error.message)
+        await self._parts.silence.fall(peer)
 
     async def _see_off(self, peer: AuthorizedPeer) -> None:
         """Say goodbye to one who was removed, and close the control plane to it."""

@@ -16,7 +16,6 @@ from anubis.daemon.budget import CHANGES, CHANGES_OF_ALL, REQUESTS, REQUESTS_OF_
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
-from anubis.daemon.silence import Silence
 from anubis.daemon.watermarks import Watermarks
 from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
@@ -52,7 +51,7 @@ class Responding:
         self._budget = Budget(REQUESTS, REQUESTS_OF_ALL)
         self._changes = Budget(CHANGES, CHANGES_OF_ALL)
         self._stopping = False
-        self._silence = Silence(parts)
+        self._silence = parts.silence
 
     def on_request(self, datagram: bytes, source: IPv6Address, port: int) -> None:
         """Take in a datagram; anything slow becomes a task."""
@@ -93,11 +92,6 @@ class Responding:
 
     def _under_way(self, peer: str) -> int:
         return sum(name == peer for name in self._tasks.values())
-
-    @property
-    def heard(self) -> tuple[str, ...]:
-        """The peers that spoke of late, and may have left a session here."""
-        return self._silence.names
 
     def take_up(self, heard: Iterable[str]) -> None:
         """Have the peers forgotten that an earlier run did not live to forget."""
@@ -159,7 +153,7 @@ class Responding:
             if is_last:
                 await self._parts.control.await_sent(peer, sent)
                 if self._under_way(peer.name) == 1:  # this one; the next will ask this itself
-                    await self._parts.fall_silent(peer)
+                    await self._silence.fall(peer)
         except AnubisError as error:
             event(logging.WARNING, "not_silent", peer=peer.name, reason=error.message)
 
@@ -203,7 +197,7 @@ class Responding:
             case Keep(peer, result):
                 if verb is Verb.UP:
                     await self._production.commit(peer, None)
-                self._parts.save()
+                self._parts.try_to_save()
         return await self._report(accepted, result, reason)
 
     async def _open(self, peer: AuthorizedPeer, lease: int) -> None:
@@ -241,7 +235,11 @@ class Responding:
             return reply
         entry = self._gatekeeper.peer(accepted.peer)
         now = self._clock.unix_ns() / 1e9
-        peer = await self._production.peer(entry)
+        try:
+            peer = await self._production.peer(entry)
+        except LocalFailure as error:  # what was done is done; the reply can do without
+            self._log(logging.WARNING, "not_read", accepted.peer, reason=error.message)
+            peer = None
         return Reply(
             request_id=reply.request_id,
             unix_ns=reply.unix_ns,

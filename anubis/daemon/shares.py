@@ -34,6 +34,16 @@ class Shares:
                 await self.network.apply(_whole(shares))
             self._shares = shares
 
+    async def reduce(self, owner: str, share: NetworkState) -> None:
+        """Replace the share of an owner by a smaller one, and take away what that can be taken.
+
+        Raises LocalFailure if something is left; it is no longer wanted, and `restore` takes it.
+        """
+        async with self._lock:
+            self._shares = {**self._shares, owner: share}
+            if not self._held:
+                await self.network.reduce(_whole(self._shares))
+
     async def restore(self, look: Change, allow: Callable[[str], bool]) -> tuple[Mended, ...]:
         """Look for what strangers did to any share, and mend it: `Network.restore`."""
         async with self._lock:

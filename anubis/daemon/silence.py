@@ -2,18 +2,21 @@
 
 A daemon whose reply was lost makes its control tunnel anew and repeats the request, though we have
 forgotten it by then; it is answered, and a session stands here that nobody ends. Owns when to look
-again. Refuses to know what was said: that a peer has spoken is all it is told.
+again, also after a session could not be forgotten. Refuses to know what was said: that a peer has
+spoken is all it is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
+from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.log import event
-from anubis.daemon.parts import Parts
 from anubis.errors import AnubisError
 from anubis.files.authorized_peers import AuthorizedPeer
+from anubis.gatekeeper import Gatekeeper
 
 __all__ = ["QUIET_SECONDS", "Silence"]
 
@@ -21,19 +24,43 @@ QUIET_SECONDS = 6.0  # longer than a daemon waits in an exchange before it speak
 
 
 class Silence:
-    """Has the peers forgotten that said nothing for a while, and have no connection."""
+    """Has the peers forgotten that said nothing for a while, and have no connection.
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    `save` writes `names` down.
+    """
+
+    def __init__(
+        self, control: ControlPlane, gatekeeper: Gatekeeper, save: Callable[[], None]
+    ) -> None:
+        self._control = control
+        self._gatekeeper = gatekeeper
+        self._save = save
         self._heard: dict[str, float] = {}  # loop time of the last word; authorized peers only
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopped = False
 
     def heard(self, peer: AuthorizedPeer) -> None:
         """Note that a peer's daemon has spoken."""
+        if self._stopped:
+            return
         self._heard[peer.name] = asyncio.get_running_loop().time()
         if peer.name not in self._tasks:
             task = self._tasks[peer.name] = asyncio.create_task(self._wait(peer))
             task.add_done_callback(lambda _: self._tasks.pop(peer.name, None))
+            self._save()
+
+    async def fall(self, peer: AuthorizedPeer) -> None:
+        """After the last word to a peer whose connection is down: leave no session behind.
+
+        Then `wg show` is what it was before, and not even WireGuard sends anything any more. If it
+        fails it is tried again.
+        """
+        try:
+            if self._gatekeeper.connection(peer.name) is None:
+                await self._control.forget(peer)
+        except AnubisError as error:
+            event(logging.WARNING, "not_silent", peer=peer.name, reason=error.message)
+            self.heard(peer)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,6 +69,7 @@ class Silence:
 
     def stop(self) -> None:
         """Look no more; the control plane is about to go."""
+        self._stopped = True
         for task in tuple(self._tasks.values()):
             task.cancel()
 
@@ -49,7 +77,7 @@ class Silence:
         """Wait until a peer has been quiet for long enough, then forget its session."""
         loop = asyncio.get_running_loop()
         while (heard := self._heard.get(peer.name)) is not None:
-            if self._parts.control.is_asking(peer):
+            if self._control.is_asking(peer):
                 heard = self._heard[peer.name] = loop.time()  # we speak: the session is in use
             if (pause := heard + QUIET_SECONDS - loop.time()) > 0:
                 await asyncio.sleep(pause)
@@ -59,7 +87,8 @@ class Silence:
 
     async def _forget(self, peer: AuthorizedPeer) -> None:
         try:
-            if await self._parts.control.has_session(peer):
-                await self._parts.fall_silent(peer)
-        except AnubisError as error:
-            event(logging.WARNING, "not_silent", peer=peer.name, reason=error.message)
+            has_session = await self._control.has_session(peer)
+        except AnubisError:
+            has_session = True  # perhaps
+        if has_session:
+            await self.fall(peer)

@@ -7,6 +7,7 @@ and atomically, so that at any instant it is either the old or the new one.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anubis.daemon.log import event
+from anubis.errors import LocalFailure
 from anubis.gatekeeper import Connection, Role
 from anubis.wireguard.keys import PublicKey
 from anubis.wishes import Wish
@@ -24,6 +26,13 @@ __all__ = ["SavedState", "StateFile"]
 # What reading text, JSON and the values in it can raise.
 _UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
                RecursionError)  # fmt: skip
+_HINTS = {
+    errno.ENOSPC: "make room in /run (df /run), then try again; what is up stays up",
+    errno.EROFS: "make /run writable (mount -o remount,rw /run), then try again;"
+    " what is up stays up",
+    errno.EMFILE: "the daemon has no descriptors left: raise LimitNOFILE of its unit, or see who"
+    " uses them (ls -l /proc/$(pidof anubis)/fd)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +136,29 @@ class StateFile:
             return SavedState()
 
     def save(self, state: SavedState) -> None:
-        """Write the state if it differs from what was written last. Raises OSError."""
+        """Write the state if it differs from what was written last. Raises LocalFailure."""
         text = json.dumps(state.to_json())
         if text == self._written:
             return
+        try:
+            self._replace(text)
+        except OSError as error:
+            raise LocalFailure(
+                f"{error.strerror}: {self._path}, which has to say what is about to be done",
+                _HINTS.get(error.errno or 0, f"see: ls -ld {self._path.parent}"),
+            ) from error
+        self._written = text
+
+    def _replace(self, text: str) -> None:
         temporary = self._path.with_suffix(".new")
         # What lies there is of a killed daemon, or a trap of who owned the directory before.
         temporary.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
-        with open(descriptor, "w") as file:  # noqa: PTH123  the descriptor carries the mode
-            file.write(text)
-        temporary.replace(self._path)
-        self._written = text
+        try:
+            with open(descriptor, "w") as file:  # noqa: PTH123  the descriptor carries the mode
+                file.write(text)
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink()  # a full disk needs the room
+            raise

@@ -44,13 +44,13 @@ class Suspend:
                 if connection.name not in wishes:
                     wishes.want(connection.name, connection.lease, connection.expires)
                 wishes.lose(connection.name, now, 0.0)
-        self._parts.save()
+        self._parts.try_to_save()
         await asyncio.gather(*(self._leave(connection) for connection in self._gatekeeper))
 
     async def after(self) -> None:
         """Have everything asked for that is still wanted, at once."""
         self._gatekeeper.wishes.wake(self._parts.clock.boot())
-        self._parts.save()
+        self._parts.try_to_save()
 
     async def _leave(self, connection: Connection) -> None:
         """Tell one far end; if it then has nothing up, leave it in silence."""
@@ -68,6 +68,6 @@ class Suspend:
             else:
                 event(logging.INFO, "down", connection=peer.name, reason=_WHY)
                 await self._parts.end(peer, Reason.SUSPEND)
-                await self._parts.fall_silent(peer)
+                await self._parts.silence.fall(peer)
         except AnubisError as error:
             event(logging.WARNING, "not_silent", connection=peer.name, reason=error.message)

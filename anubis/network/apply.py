@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from anubis.errors import LocalFailure
 from anubis.network.changes import Mended, Step, steps
 from anubis.network.errors import NetworkError
 from anubis.network.links import IPAddress, IPInterface, Links
@@ -38,7 +39,8 @@ class Network:
 
     Leaving the context closes the socket and leaves the network as it is. `saved_sysctls` is what
     a previous run saved; `remember` is called with the new values *before* a kernel parameter is
-    first changed and after it is put back, so that they outlive a kill.
+    first changed and after it is put back, so that they outlive a kill. It raises LocalFailure if
+    it cannot, and then the parameter is not changed.
     """
 
     def __init__(
@@ -110,6 +112,23 @@ class Network:
                     await _settled(asyncio.create_task(self._change(before)))
                 raise
 
+    async def reduce(self, desired: NetworkState) -> None:
+        """Take away what `desired` has not, whatever of it fails; `restore` tries that again.
+
+        Raises the first NetworkError when all was tried. Not to be cancelled.
+        """
+        async with self._lock:
+            failures = []
+            for step in steps(self._applied, desired):
+                try:
+                    await self._perform(step)
+                except NetworkError as error:
+                    failures.append(error)
+                else:
+                    self._applied = step.after(self._applied)
+            if failures:
+                raise failures[0]
+
     async def restore(
         self, desired: NetworkState, look: Change, allow: Callable[[str], bool]
     ) -> tuple[Mended, ...]:
@@ -117,25 +136,34 @@ class Network:
 
         Looks only at the kinds in `look`, and leaves what `allow` refuses, asked by the name that
         `Mended.what` has. A single failure does not stop it: what was not mended is believed to be
-        in place as before, for there may be no way to have it now. Raises NetworkError if it
-        cannot look. Not to be cancelled.
+        in place as before, for there may be no way to have it now. What an earlier change could not
+        take away is found, whatever its kind. Raises NetworkError if it cannot look. Not to be
+        cancelled.
         """
         async with self._lock:
-            mended = []
-            for step in steps(await self._found(desired, look), desired):
+            mended, left = [], NetworkState()
+            found = await self._found(desired, look) | (self._applied - desired)
+            for step in steps(found, desired):
                 one = Mended.by(step)
-                if not allow(one.what):
-                    continue
-                try:
-                    for route in step.added.routes:
-                        await self.netlink.replace_route(route)
-                    if not step.added.routes:
-                        await self._perform(step)
-                except NetworkError as error:
-                    one = replace(one, failure=error.message)
-                mended.append(one)
-            self._applied = desired
+                if allow(one.what):
+                    one = await self._mend(step, one)
+                    mended.append(one)
+                    if one.failure is None:
+                        continue
+                if not step.added:
+                    left |= step.removed
+            self._applied = desired | left
             return tuple(mended)
+
+    async def _mend(self, step: Step, one: Mended) -> Mended:
+        try:
+            for route in step.added.routes:
+                await self.netlink.replace_route(route)
+            if not step.added.routes:
+                await self._perform(step)
+        except NetworkError as error:
+            return replace(one, failure=error.message)
+        return one
 
     async def _found(self, desired: NetworkState, look: Change) -> NetworkState:
         """Read what there is of the kinds to look at; the others are taken to be as desired."""
@@ -211,10 +239,11 @@ class Network:
         first = sysctl.name not in self._saved
         if first:
             self._saved[sysctl.name] = read_sysctl(sysctl.name)
-            self._remember(self.saved_sysctls)
         try:
+            if first:
+                self._remember(self.saved_sysctls)
             write_sysctl(sysctl.name, sysctl.value)
-        except NetworkError:
+        except LocalFailure:
             if first:
                 self._drop_saved(sysctl.name)
             raise
@@ -227,7 +256,8 @@ class Network:
 
     def _drop_saved(self, name: str) -> None:
         del self._saved[name]
-        self._remember(self.saved_sysctls)
+        with contextlib.suppress(LocalFailure):  # it is put back; known too long, it does no harm
+            self._remember(self.saved_sysctls)
 
     async def configure_link(
         self, interface: str, addresses: Iterable[IPInterface], mtu: int | None

@@ -11,7 +11,7 @@ import os
 
 from anubis.errors import LocalFailure
 
-__all__ = ["NetworkError", "explain"]
+__all__ = ["NetworkError", "explain", "remedy"]
 
 
 class NetworkError(LocalFailure):
@@ -31,10 +31,19 @@ _HINTS = {
     codes.EACCES: "the daemon needs CAP_NET_ADMIN: start it by its unit, or as root",
     codes.ENETDOWN: "bring the interface up first",
     codes.EAFNOSUPPORT: "this kernel was started without IPv4 or IPv6",
+    codes.ENOBUFS: "this host is short of memory: free some, then try again",
+    codes.ENOMEM: "this host is short of memory: free some, then try again",
+    codes.EMFILE: "the daemon has no descriptors left: raise LimitNOFILE of its unit",
 }
+_HINT = "try again; if that does not help, the kernel's log may tell why: dmesg"
+
+
+def remedy(number: int) -> str:
+    """Return what to do about an errno."""
+    return _HINTS.get(number, _HINT)
 
 
 def explain(what: str, number: int, detail: str | None = None) -> NetworkError:
     """Make the error for "`what` failed with errno `number`"; `detail` is the kernel's own text."""
     reason = detail or os.strerror(number)
-    return NetworkError(f"cannot {what}: {reason}", _HINTS.get(number), number)
+    return NetworkError(f"cannot {what}: {reason}", remedy(number), number)

@@ -92,14 +92,17 @@ async def _nft(what: str, arguments: list[str], script: str = "") -> str:
         raise NetworkError(
             f"cannot {what}: the program nft is not installed", "apt install nftables"
         )
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"LC_ALL": "C"},
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"LC_ALL": "C"},
+        )
+    except OSError as error:
+        raise explain(what, error.errno or errno.EIO) from error
     try:
         async with asyncio.timeout(_DEADLINE):
             output, complaint = await process.communicate(script.encode())

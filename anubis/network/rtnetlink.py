@@ -45,11 +45,15 @@ _GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})  # what deleting no
 
 
 def link_index(interface: str) -> int | None:
-    """Return the index of a link in this network namespace; None: there is no such link."""
+    """Return the index of a link in this network namespace; None: there is no such link.
+
+    Raises NetworkError if nobody can tell, because no socket can be had, say.
+    """
     try:
         return socket.if_nametoindex(interface)
-    except OSError:
-        return None
+    except OSError:  # which does not say why
+        indexes = {name: index for index, name in _link_names().items()}
+        return indexes.get(interface)
 
 
 class Netlink:
@@ -227,4 +231,7 @@ def _index(what: str, route: Route) -> int | None:
 
 
 def _link_names() -> dict[int, str]:
-    return dict(socket.if_nameindex())
+    try:
+        return dict(socket.if_nameindex())
+    except OSError as error:
+        raise explain("list the interfaces", error.errno or errno.EIO) from error

@@ -21,7 +21,7 @@ from enum import Flag, auto
 from types import TracebackType
 from typing import Self
 
-from anubis.network.errors import explain
+from anubis.network.errors import NetworkError, explain
 from anubis.network.rtnetlink import link_index
 from anubis.network.state import NFT_TABLES, ROUTE_PROTOCOL
 
@@ -209,6 +209,9 @@ class Watch:
         except OSError as error:
             self._close()
             raise explain("watch the network", error.errno or errno.EIO) from error
+        except NetworkError:
+            self._close()
+            raise
         loop = asyncio.get_running_loop()
         port = int(route.getsockname()[0])
         loop.add_reader(route, self._read, route, lambda data: self._sieve.rtnetlink(data, port))

@@ -107,8 +107,12 @@ class UserspaceBackend:
         self._children.clear()
 
     def serves(self, interface: str) -> bool:
-        """Tell whether somebody listens on the interface's control socket."""
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        """Tell whether somebody listens on the interface's control socket. Raises BackendError."""
+        try:
+            unused = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise _no_socket(interface, error) from error
+        with closing(unused) as probe:
             probe.settimeout(0)
             try:
                 probe.connect(str(self._socket(interface)))
@@ -241,7 +245,15 @@ class UserspaceBackend:
 
 def _link_exists(interface: str) -> bool:
     # Not /sys/class/net, which shows the network namespace in which /sys was mounted.
-    return any(name == interface for _index, name in socket.if_nameindex())
+    try:
+        names = socket.if_nameindex()
+    except OSError as error:
+        raise _no_socket(interface, error) from error
+    return any(name == interface for _index, name in names)
+
+
+def _no_socket(interface: str, error: OSError) -> BackendError:
+    return backend_error(interface, error.errno or errno.EIO, "cannot open a socket")
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from anubis.lab.lab import Lab
-from anubis.lab.scene import scene
+from anubis.lab.scene import scene as whole_scene
 from anubis.lab.topology import Topology
+from tests.lab.steps import DAEMONS, client
+from tests.lab.walks import Mortal, Scene, World, mortal, world
 
 MakeLab = Callable[[Topology], Lab]
+Say = Callable[[str], None]
 
 _LOG_LINES = 60
 _numbers = itertools.count()
@@ -45,13 +49,13 @@ def make_lab() -> Iterator[MakeLab]:
 @pytest.fixture(scope="module")
 def lab(make_lab: MakeLab) -> Lab:
     """Bring up the whole scene, daemons included."""
-    return make_lab(scene())
+    return make_lab(whole_scene())
 
 
 @pytest.fixture(scope="module")
 def quiet_lab(make_lab: MakeLab) -> Lab:
     """Bring up the scene without daemons."""
-    return make_lab(scene().without_daemons())
+    return make_lab(whole_scene().without_daemons())
 
 
 @pytest.fixture
@@ -60,6 +64,42 @@ def directory() -> Iterator[Path]:
     path = new_directory()
     yield path
     Lab(path).down()
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Print a line though pytest captures what is printed."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{request.node.name}: {text} ")
+
+    return line
+
+
+@pytest.fixture(scope="module")
+def mortals(lab: Lab) -> Iterator[dict[str, Mortal]]:
+    """Have daemons that do to themselves what they are told (`crashing`)."""
+    with ExitStack() as stack:
+        yield {host: stack.enter_context(mortal(lab, host)) for host in DAEMONS}
+
+
+@pytest.fixture(scope="module")
+def worlds(lab: Lab, mortals: dict[str, Mortal]) -> dict[str, World]:
+    """Return how the lab looks with nothing up, and with each connection of xena."""
+    xena = client(lab, "xena")
+    found = {}
+    for name in ("jacinth", "surya"):
+        xena.up(name)
+        found[name] = world(lab, DAEMONS)
+        xena.down(name)
+    return {"nothing": world(lab, DAEMONS), **found}
+
+
+@pytest.fixture(scope="module")
+def scene(lab: Lab, mortals: dict[str, Mortal], worlds: dict[str, World]) -> Scene:
+    """Return the pieces of the operations that are disturbed."""
+    return Scene(lab, mortals, worlds)
 
 
 @pytest.hookimpl(wrapper=True)

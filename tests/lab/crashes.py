@@ -1,189 +1,37 @@
 """Kill a daemon at every await point of what it does, and see what the next start makes of it.
 
-Owns the walk: one operation again and again, each time with one more point to die at, a start, and
-a comparison of the whole lab with the states that it may be in. Refuses to know what the operations
-are (`test_crashes`) and how a daemon comes to die (`crashing`).
+Owns one crash and the start after it. Refuses to know what the operations are (`test_crashes`) and
+how a daemon comes to die (`crashing`).
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from typing import ClassVar
 
 from anubis.errors import AnubisError, LocalFailure
 from anubis.lab.daemon import DaemonFailed
-from anubis.lab.lab import Lab
-from anubis.lab.observe import snapshot, wait_until
-from tests.lab import crashing
+from anubis.lab.observe import wait_until
+from tests.lab.walks import DEAD_SECONDS, Walk
 
-__all__ = ["Mortal", "Walk", "difference", "mortal", "world"]
-
-_DEAD_SECONDS = 10.0
-_AGREED_SECONDS = 9.0  # longer than a session lives that nobody uses (`silence`)
-World = Mapping[str, str]  # what the tools say of each host
+__all__ = ["Crashes"]
 
 
-class Mortal:
-    """The daemon of one host, which dies where a plan says."""
+class Crashes(Walk):
+    """The daemon dies at a point, and is started again."""
 
-    def __init__(self, lab: Lab, host: str, mother: subprocess.Popen[str]) -> None:
-        self.host = host
-        self.daemon = lab.daemon(host)
-        self._mother = mother
-        self._lock = lab.path(host, "/run/anubis/lock")
-        self._state = lab.path(host, "/run/anubis/state.json")
-        self._plan = lab.path(host, str(crashing.PLAN))
-        self._points = lab.path(host, str(crashing.POINTS))
+    kind: ClassVar[str] = "points"
 
-    def start(self) -> None:
-        """Start it, and wait until it is ready. Raises DaemonFailed."""
-        self.fork()
-        self.daemon.await_ready()
-
-    def fork(self) -> None:
-        """Start it, when the one before is dead and buried."""
-        self.await_end()
-        assert self._mother.stdin is not None
-        assert self._mother.stdout is not None
-        self._mother.stdin.write("start\n")
-        self._mother.stdin.flush()
-        assert self._mother.stdout.readline() == "started\n"
-
-    def await_end(self) -> None:
-        """Wait until it is dead and buried."""
-        wait_until(self._is_free, _DEAD_SECONDS, f"the daemon of {self.host} has ended")
-
-    def _is_free(self) -> bool:
-        if self.daemon.process is not None:
-            return False
-        # A process that is being ended has no command line any more, and still its locks.
-        with self._lock.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
-
-    def plan(self, **plan: object) -> None:
-        """Say what it does with the points that it passes from now on."""
-        self._points.write_text("")
-        new = self._plan.with_suffix(".new")
-        new.write_text(json.dumps(plan))
-        new.replace(self._plan)
-
-    def renew_at(self, name: str) -> float:
-        """Return when a connection is to be renewed, by the clock of leases."""
-        (found,) = (
-            c for c in json.loads(self._state.read_text())["connections"] if c["name"] == name
-        )
-        return float(found["renew_at"])
-
-    def hasten(self, name: str) -> None:
-        """Have a connection renewed as soon as the daemon starts, which must not run now."""
-        state = json.loads(self._state.read_text())
-        for connection in state["connections"]:
-            if connection["name"] == name:
-                connection["renew_at"] = 0.0
-        self._state.write_text(json.dumps(state))
-
-    def passed(self) -> list[str]:
-        """Return the points of the plan that were passed."""
-        return self._points.read_text().splitlines()
-
-
-@contextmanager
-def mortal(lab: Lab, host: str) -> Iterator[Mortal]:
-    """Have a mortal daemon on a host instead of its own, which runs again afterwards."""
-    lab.daemon(host).stop()
-    with lab.state.log(host).open("a") as log:
-        mother = lab.popen(
-            host,
-            *(sys.executable, "-m", "tests.lab.crashing", "anubis", "daemon"),
-            stdin=subprocess.PIPE,
-            stderr=log,
-        )
-    with mother:
-        one = Mortal(lab, host, mother)
-        one.plan()
-        one.start()
-        try:
-            yield one
-        finally:
-            with suppress(LocalFailure):
-                one.daemon.stop()
-    lab.daemon(host).start()
-
-
-def world(lab: Lab, hosts: Sequence[str]) -> World:
-    """Return the state of these hosts, and of all programs that run WireGuard."""
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        found = dict(zip(hosts, pool.map(lambda host: snapshot(lab, host), hosts), strict=True))
-    for host in hosts:
-        links = json.loads(lab.run(host, "ip", "-json", "link").stdout)
-        found[host] += "".join(sorted(f"mtu {each['ifname']} {each['mtu']}\n" for each in links))
-    programs = lab.run(hosts[0], "ps", "-C", "wireguard-go", "-o", "args=").stdout
-    found["programs"] = "\n".join(sorted(programs.splitlines()))
-    return found
-
-
-@dataclass
-class Walk:
-    """One operation, at one end of which a daemon dies at every point in turn.
-
-    `begin` brings the lab to where the operation starts, `act` does it, `may_be` are the worlds
-    that may come of it. `counts` tells the points of the operation from others, `cut` how a tunnel
-    was interrupted that should not be.
-    """
-
-    lab: Lab
-    victim: Mortal
-    begin: Callable[[], object]
-    act: Callable[[], object]
-    may_be: Mapping[str, World]
-    counts: Callable[[str], bool] = lambda _point: True
-    cut: Callable[[], Sequence[object]] = tuple
-    survived: int = 0
-    missed: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def points(self) -> list[str]:
-        """Return the points that the operation passes when nobody dies."""
-        self.begin()
-        self.victim.plan(record="points")
-        self.act()
-        found = self.victim.passed()
-        self.victim.plan()
-        return [point for point in dict.fromkeys(found) if self.counts(point)]
-
-    def run(self, points: Sequence[str]) -> None:
-        """Die at each."""
-        for point in points:
-            if not self._die(point):
-                self.missed.append(point)
-                continue
-            self.survived += 1
-            wrong = difference(self.lab, self.may_be)
-            if not wrong and self.cut():
-                wrong = f"a running tunnel was cut: {self.cut()}"
-            if wrong:
-                self.failed[point] = wrong
-
-    def _die(self, point: str) -> bool:
+    def disturb(self, place: str) -> bool:
         """Do the operation; return whether the daemon died of it, and is up again."""
-        self.begin()
-        self.victim.plan(kill=point)
+        self.victim.plan(kill=place)
         with ThreadPoolExecutor(1) as pool:
             call = pool.submit(self.act)
             with suppress(LocalFailure):
                 wait_until(
                     lambda: bool(self.victim.passed()) or call.done(),
-                    _DEAD_SECONDS,
+                    DEAD_SECONDS,
                     "the daemon has died",
                 )
             died = bool(self.victim.passed())
@@ -192,40 +40,8 @@ class Walk:
                 try:
                     self.victim.start()
                 except DaemonFailed as error:
-                    self.failed[point] = "\n".join([error.message, *error.log[-8:]])
+                    self.fail(place, "\n".join([error.message, *error.log[-8:]]))
                     self.victim.start()
             with suppress(AnubisError):
                 call.result(30)
         return died
-
-
-def difference(lab: Lab, may_be: Mapping[str, World]) -> str:
-    """Return what is wrong with the lab, or nothing as soon as it is as it may be."""
-    hosts = [name for name in next(iter(may_be.values())) if name != "programs"]
-    now: World = {}
-
-    def agreed() -> bool:
-        nonlocal now
-        now = world(lab, hosts)
-        return any(now == allowed for allowed in may_be.values())
-
-    with suppress(LocalFailure):
-        wait_until(agreed, _AGREED_SECONDS, "both ends agree")
-        return ""
-    return _difference(now, may_be)
-
-
-def _difference(now: World, may_be: Mapping[str, World]) -> str:
-    """Tell how a world differs from the one that it is nearest to."""
-    found = {
-        name: [
-            f"{host}: {sign} {line}"
-            for host in allowed
-            for sign, one, other in (("+", now, allowed), ("-", allowed, now))
-            for line in one[host].splitlines()
-            if line not in other[host].splitlines()
-        ]
-        for name, allowed in may_be.items()
-    }
-    name = min(found, key=lambda name: len(found[name]))
-    return f"not as when {name}\n" + "\n".join(found[name])

@@ -36,10 +36,10 @@ from tests.lab import faulting
 
 __all__ = ["PLAN", "POINTS", "main"]
 
-PLAN = Path(
-    "/run/crashing-plan"
-)  # JSON: {"record": "points" or "calls"}, {"kill": point}, {"fail": call}
-POINTS = Path("/run/crashing-points")  # a line for each point that was passed
+# JSON: {"record": "points" or "calls"}, {"kill": point}, or {"fail": call, "errno": number}, where
+# a call without its number stands for all of that name
+PLAN = Path("/run/crashing-plan")
+POINTS = Path("/run/crashing-points")  # a line for each point or call that was passed
 _PACKAGE = str(Path(anubis.__file__).parent)
 
 
@@ -53,6 +53,7 @@ class _Tracer:
         self._kill: str | None = None
         self._calls = False
         self._fail: str | None = None
+        self._errno = 0
 
     def point(self, what: str, coroutine: object) -> None:
         """Pass a point. Does not return if this is the one to die at."""
@@ -65,20 +66,22 @@ class _Tracer:
         if self._is_chosen(f"{what} {' > '.join(lines)}", self._record, self._kill):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def fails(self, call: str) -> bool:
-        """Pass a call to the host; return whether it is the one to fail."""
+    def fails(self, call: str) -> int:
+        """Pass a call to the host; return the error number with which it is to fail, or 0."""
         self._read_plan()
         if not self._calls and self._fail is None:
-            return False
-        return self._is_chosen(call, self._calls, self._fail)
+            return 0
+        failing = self._is_chosen(call, self._calls, self._fail)
+        return self._errno if failing else 0
 
     def _is_chosen(self, place: str, record: bool, chosen: str | None) -> bool:
         self._seen[place] += 1
         name = f"{place} #{self._seen[place]}"
-        if record or name == chosen:
+        found = chosen in (name, place)
+        if record or found:
             with POINTS.open("a") as file:
                 file.write(f"{name}\n")
-        return name == chosen
+        return found
 
     def _read_plan(self) -> None:
         try:
@@ -90,6 +93,7 @@ class _Tracer:
             plan = json.loads(PLAN.read_text())
             self._record, self._kill = plan.get("record") == "points", plan.get("kill")
             self._calls, self._fail = plan.get("record") == "calls", plan.get("fail")
+            self._errno = plan.get("errno", 0)
             self._seen.clear()
 
 

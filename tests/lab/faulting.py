@@ -1,19 +1,19 @@
 """Make one call to WireGuard, netlink, nftables or a kernel parameter fail, in a lab's daemon.
 
 Owns where the daemon touches the host: the backend interface, the one gate of rtnetlink, `nft`, and
-`/proc/sys`. A call fails before it has any effect, with the error that its module has for that.
-Refuses to know which is to fail (`crashing`).
+`/proc/sys`. A call fails before it has any effect, with the error that its module has for a number
+of errno(3). Refuses to know which is to fail (`crashing`).
 """
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Callable
 from inspect import iscoroutine
 from typing import Any, Literal
 from unittest.mock import patch
 
-from anubis.network import nft
+from anubis.network import nft, watch
 from anubis.network.errors import explain
 from anubis.network.rtnetlink import Netlink
 from anubis.network.sysctl import read_sysctl, write_sysctl
@@ -24,7 +24,7 @@ from anubis.wireguard.types import Device, DeviceChange
 
 __all__ = ["install"]
 
-Gate = Callable[[str], bool]  # whether the call of this name is to fail
+Gate = Callable[[str], int]  # the number of errno(3) with which a call is to fail; 0: it is not
 
 
 class _Faulty:
@@ -54,8 +54,8 @@ class _Faulty:
         await self._real.close()
 
     def _pass(self, what: str, interface: str) -> None:
-        if self._fails(f"wireguard: {what} {interface}"):
-            raise backend_error(interface, errno.ENOBUFS, f"cannot {what}")
+        if number := self._fails(f"wireguard: {what} {interface}"):
+            raise backend_error(interface, number, f"cannot {what}")
 
 
 def install(fails: Gate) -> None:
@@ -67,6 +67,7 @@ def install(fails: Gate) -> None:
     patch("anubis.daemon.main.open_backend", backend).start()
     patch.object(Netlink, "ask", _faulty_ask(Netlink.ask, fails)).start()
     patch("anubis.network.nft._nft", _faulty_nft(nft._nft, fails)).start()
+    patch("anubis.network.watch._subscribed", _faulty_watch(watch._subscribed, fails)).start()
     for verb, function in (("read", read_sysctl), ("write", write_sysctl)):
         faulty = _faulty_sysctl(verb, function, fails)
         patch(f"anubis.network.apply.{function.__name__}", faulty).start()
@@ -74,10 +75,10 @@ def install(fails: Gate) -> None:
 
 def _faulty_ask(real: Any, fails: Gate) -> Any:
     async def ask(self: Netlink, what: str, answer: Any) -> Any:
-        if fails(f"netlink: {what}"):
+        if number := fails(f"netlink: {what}"):
             if iscoroutine(answer):
                 answer.close()
-            raise explain(what, errno.ENOBUFS)
+            raise explain(what, number)
         return await real(self, what, answer)
 
     return ask
@@ -85,17 +86,26 @@ def _faulty_ask(real: Any, fails: Gate) -> Any:
 
 def _faulty_nft(real: Any, fails: Gate) -> Any:
     async def run(what: str, *arguments: Any) -> Any:
-        if fails(f"nft: {what}"):
-            raise explain(what, errno.ENOBUFS)
+        if number := fails(f"nft: {what}"):
+            raise explain(what, number)
         return await real(what, *arguments)
 
     return run
 
 
+def _faulty_watch(real: Any, fails: Gate) -> Any:
+    def subscribed(*arguments: Any) -> Any:
+        if number := fails("netlink: watch the network"):
+            raise OSError(number, os.strerror(number))
+        return real(*arguments)
+
+    return subscribed
+
+
 def _faulty_sysctl(verb: str, real: Any, fails: Gate) -> Any:
     def faulty(name: str, *value: str) -> Any:
-        if fails(f"sysctl: {verb} {name}"):
-            raise explain(f"{verb} the kernel parameter {name}", errno.EIO)
+        if number := fails(f"sysctl: {verb} {name}"):
+            raise explain(f"{verb} the kernel parameter {name}", number)
         return real(name, *value)
 
     return faulty

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from anubis.daemon.state import SavedState, StateFile
+from anubis.errors import LocalFailure
 from anubis.gatekeeper import Connection, Role
 from anubis.wireguard.keys import PublicKey
 from anubis.wishes import Wish
@@ -87,7 +88,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     StateFile(path).save(STATE)
     (tmp_path / "state.new").mkdir()
-    with pytest.raises(OSError, match=r"state\.new"):
+    with pytest.raises(LocalFailure, match=r"^Is a directory: .*state\.json"):
         StateFile(path).save(SavedState())
     assert StateFile(path).load() == STATE
 

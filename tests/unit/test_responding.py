@@ -84,7 +84,7 @@ def house(failing: Failing, tmp_path: Path) -> tuple[Responding, Keyring, Keyrin
         production=failing,
         control=failing,
         clock=Clock(),
-        save=lambda: None,
+        silence=SimpleNamespace(heard=lambda _peer: None, stop=lambda: None),
     )
     watermarks = Watermarks(tmp_path / "a", tmp_path / "b", responder)
     return Responding(responder, watermarks, cast("Parts", parts)), ours, theirs
