@@ -79,8 +79,12 @@ class ControlPlane:
         mark: int,
         table: int,
         on_request: Callable[[bytes, IPv6Address, int], None],
+        leaving: Iterable[AuthorizedPeer] = (),
     ) -> None:
-        """Make the interface, confine it, and only then let peers in. Raises LocalFailure."""
+        """Make the interface, confine it, and only then let peers in. Raises LocalFailure.
+
+        Who is `leaving`, and is still there, stays until expelled.
+        """
         await self._interface.ensure()
         if not self._interface.made:
             raise LocalFailure(
@@ -93,6 +97,7 @@ class ControlPlane:
             "control",
             control_plane_state(self._config.interface, self.addresses.routable, table),
         )
+        self._leaving = {peer.control_public_key: peer for peer in leaving}
         await self._admit(peers)
         await self._listen()
 
@@ -108,7 +113,7 @@ class ControlPlane:
             replace(change, endpoint=None) if change.public_key in before else change
             for change in wanted
         ]
-        gone = before - {change.public_key for change in wanted}
+        gone = before - {change.public_key for change in wanted} - self._leaving.keys()
         changes += [PeerChange(key, remove=True) for key in gone]
         await self._interface.configure(DeviceChange(peers=tuple(changes)))
 

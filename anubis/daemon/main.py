@@ -22,6 +22,7 @@ from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes
 from anubis.daemon.guard import Guard
+from anubis.daemon.heritage import inherit
 from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event, set_up
@@ -41,7 +42,7 @@ from anubis.daemon.suspend import Suspend
 from anubis.daemon.undumpable import become_undumpable
 from anubis.daemon.watermarks import Watermarks
 from anubis.errors import AnubisError, LocalFailure
-from anubis.files.authorized_peers import AuthorizedPeers, HostFiles, load_host
+from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, HostFiles, load_host
 from anubis.gatekeeper import Gatekeeper, Role
 from anubis.network.apply import Network
 from anubis.network.state import NetworkState
@@ -220,7 +221,7 @@ class Daemon:
             raise
 
     async def _start(self, saved: SavedState) -> None:
-        self._take_up(saved)
+        departed = self._take_up(saved)
         await self._watermarks.record()  # anew; and if that is impossible, it is known at once
         async with explained("cannot start"):
             await self.network.adopt(NetworkState())
@@ -235,39 +236,36 @@ class Daemon:
                 mark=self._production.mark,
                 table=self._config.production.table,
                 on_request=self._responding.on_request,
+                leaving=departed,
             )
         for connection in self._gatekeeper:
             if connection.role is Role.INITIATOR:
                 await self.control.keep_alive(self._gatekeeper.peer(connection.name), on=True)
         self._try_to_save()
         await self._api.start()
+        self.reload.see_off(departed)
 
-    def _take_up(self, saved: SavedState) -> None:
-        """Know again what an earlier run knew, as far as it still holds."""
+    def _take_up(self, saved: SavedState) -> tuple[AuthorizedPeer, ...]:
+        """Know again what an earlier run knew, as far as it still holds; return who departed."""
         self._responder.restore(*self._watermarks.load())
         self._carrier.borrowed_mark = saved.borrowed_mark
         self._carrier.mtu_before = saved.mtu_before
         self._production.peers = dict(saved.peers)
-        now = self._clock.boot()
-        peers = self._gatekeeper.peers
-        wishes = self._gatekeeper.wishes
-        for wish in saved.wishes:
-            if peers.by_name(wish.name) is not None:
-                wishes.want(wish.name, wish.lease, wish.until)
-        for name, until in saved.unfinished.items():
-            if peers.by_name(name) is not None:
-                self._gatekeeper.begun(name, until)
-        for connection in saved.connections:
-            lives = connection.expires > now or wishes.is_pinned(connection.name)
-            lives &= connection.name not in saved.unfinished
-            if peers.by_name(connection.name) is not None and lives:
-                self._gatekeeper.adopt(connection)
+        now, wishes = self._clock.boot(), self._gatekeeper.wishes
+        heritage = inherit(saved, self._gatekeeper.peers, now)
+        for wish in heritage.wishes:
+            wishes.want(wish.name, wish.lease, wish.until)
+        for name, until in heritage.unfinished.items():
+            self._gatekeeper.begun(name, until)
+        for connection in heritage.connections:
+            self._gatekeeper.adopt(connection)
         for wish in wishes:
             # What is not pinned was noted for a suspend: the far end has let go.
             if not wish.pinned or self._gatekeeper.connection(wish.name) is None:
                 wishes.lose(wish.name, now, 0.0)
         wishes.hurry(now)
         self._responding.take_up(saved.heard)  # last, for what is known is written down anew
+        return heritage.departed
 
     async def until(self, stopping: asyncio.Event) -> None:
         """Wait for the end; what is undone from then on shares the time for goodbyes."""
@@ -340,6 +338,9 @@ class Daemon:
             SavedState(
                 connections=tuple(self._gatekeeper),
                 peers=dict(self._production.peers),
+                controls={
+                    peer.name: peer.control_public_key for peer in self._gatekeeper.up_peers()
+                },
                 sysctls=dict(self.network.saved_sysctls),
                 borrowed_mark=self._carrier.borrowed_mark,
                 making=tuple(sorted(self._making.names)),

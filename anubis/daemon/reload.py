@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import replace
 
 from anubis.daemon.goodbye import Reason
@@ -86,6 +86,11 @@ class Reload:
                 await asyncio.wait({work})
                 raise
 
+    def see_off(self, peers: Iterable[AuthorizedPeer]) -> None:
+        """Begin to say goodbye to those who are not authorized any more, and expel them."""
+        for peer in peers:
+            self._begin(self._see_off(peer))
+
     async def stop(self) -> None:
         """Wait for the last words to those who were cut off, which have their own deadline."""
         if self._farewells:
@@ -105,8 +110,7 @@ class Reload:
             await self._cut(peer, Reason.REVOKED)
         await control.replace_peers(host.peers, added=revision.added, removed=revision.removed)
         await control.expel([peer for peer in revision.removed if peer.name not in were_up])
-        for peer in ended:
-            self._begin(self._see_off(peer))
+        self.see_off(ended)
         ended += await self._refit_all(revision)
         return _told(revision, ended, len(host.peers), warnings)
 

@@ -46,6 +46,7 @@ class SavedState:
 
     connections: tuple[Connection, ...] = ()
     peers: dict[str, PublicKey] = field(default_factory=dict)
+    controls: dict[str, PublicKey] = field(default_factory=dict)  # control keys, by connection
     sysctls: dict[str, str] = field(default_factory=dict)
     borrowed_mark: bool = False
     making: tuple[str, ...] = ()  # interfaces that do not bear yet who made them
@@ -69,6 +70,7 @@ class SavedState:
                 for c in self.connections
             ],
             "peers": {name: key.base64() for name, key in self.peers.items()},
+            "controls": {name: key.base64() for name, key in self.controls.items()},
             "sysctls": self.sysctls,
             "borrowed_mark": self.borrowed_mark,
             "making": list(self.making),
@@ -101,6 +103,7 @@ class SavedState:
                 for c in data["connections"]
             ),
             peers={n: PublicKey.from_base64(key) for n, key in data["peers"].items()},
+            controls={n: PublicKey.from_base64(k) for n, k in data.get("controls", {}).items()},
             sysctls={str(k): str(v) for k, v in data["sysctls"].items()},
             borrowed_mark=bool(data["borrowed_mark"]),
             making=tuple(map(str, data["making"])),

@@ -298,3 +298,17 @@ def test_what_only_a_start_takes_up_is_said(lab: Lab) -> None:
         done = lab.run("jacinth", "anubis", "reload")
         assert done.returncode == 0
         assert "anubis.conf has changed: systemctl restart anubis" in done.stderr
+
+
+def test_a_restart_cuts_off_and_tells_as_a_reload_does(lab: Lab, before: dict[str, str]) -> None:
+    """An entry that was removed while the daemon was not there is one that was removed."""
+    anubis(lab, "xena", "up", "jacinth")
+    keys = {stanza_key(lab, "jacinth", "xena", k) for k in ("PublicKey", "ControlPublicKey")}
+    daemon = lab.daemon("jacinth")
+    with edited(lab, without(lab, "jacinth", "xena")):
+        daemon.let_go()
+        daemon.start()
+        wait_until(lambda: not any(key in peers(lab, "jacinth") for key in keys), 5, "xena is gone")
+        told = "asked=gone reason=revoked"
+        wait_until(lambda: told in lab.daemon("xena").log, 2, "it was told why")
+        assert left_over(lab, before, "xena") == []

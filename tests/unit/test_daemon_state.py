@@ -21,6 +21,7 @@ STATE = SavedState(
         Connection("xena", Role.RESPONDER, 2.5, 60, 99.0, float("inf")),
     ),
     peers={"jacinth": KEY},
+    controls={"jacinth": PublicKey(bytes(32))},
     sysctls={"net.ipv4.conf.all.src_valid_mark": "0"},
     borrowed_mark=True,
     making=("wg0",),
