@@ -254,6 +254,7 @@ def test_who_may_no_longer_ask_is_let_go(lab: Lab, before: dict[str, str]) -> No
         done = lab.run("xena", "anubis", "up", "jacinth")
         assert done.returncode == 1
         assert "not_permitted" in done.stderr
+        anubis(lab, "xena", "down", "jacinth")  # the pin, too
 
 
 def test_other_keys_are_another_host(lab: Lab) -> None:
