@@ -12,12 +12,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from aiohttp import web
 
 from anubis.daemon import http, log
+from anubis.daemon.aside import Aside
 from anubis.daemon.callers import Caller, check_may_change
 from anubis.daemon.calls import Change, ReloadCall, StatusCall, Terms, parse_call
 from anubis.daemon.listener import Listener, listen
@@ -27,7 +29,9 @@ from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
 __all__ = ["ApiServer", "Operations", "Report"]
 
 MAX_CHANGES = 64  # at once
-_SHUTDOWN_SECONDS = 5.0  # for answers on their way
+MAX_ASKING = 64  # callers whom the user database is asked about at once
+STOP_SECONDS = 2.0  # for what is under way when the daemon stops
+_CUT_SECONDS = 0.1  # for a caller who reads, when that time is over
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -83,6 +87,8 @@ class ApiServer:
         self._group = group
         self._clock = clock
         self._changes: set[asyncio.Task[Result]] = set()
+        self._asking = Aside[None]("callers")
+        self._server: http.Server | None = None
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
         self._stopping = False
@@ -90,19 +96,26 @@ class ApiServer:
     async def start(self) -> None:
         """Serve. Raises LocalFailure, also if another daemon serves here."""
         self._listener = listen(self._path)
-        server = http.Server(self._answer)
-        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+        self._server = http.Server(self._answer)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=_CUT_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, self._listener.socket).start()
 
-    async def stop(self) -> None:
-        """Take no more calls, roll back the changes under way, tell their callers, and close."""
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Take no more calls, roll back the changes under way, tell their callers, and close.
+
+        After so many seconds a caller who does not read its answer is left. Rolling back is always
+        brought to its end; it has a deadline of its own.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
         self._stopping = True
         for change in self._changes:
             _roll_back(change)
         if self._changes:
             await asyncio.wait(self._changes)
-        if self._runner is not None:
+        if self._server is not None and self._runner is not None:
+            await self._server.shutdown(max(_CUT_SECONDS, until - loop.time()))
             await self._runner.cleanup()
         if self._listener is not None:
             self._listener.socket.close()
@@ -134,9 +147,11 @@ class ApiServer:
             _log_end(call, caller, change)
 
     async def _check_may_change(self, call: Change | ReloadCall, caller: Caller) -> None:
+        if self._asking.running >= MAX_ASKING:
+            raise http.Busy(f"{MAX_ASKING} callers are being looked up", "try again in a moment")
         try:
             # The user database may be on the network; a thread keeps the daemon awake.
-            await asyncio.to_thread(check_may_change, caller, self._group)
+            await self._asking.begin(partial(check_may_change, caller, self._group))
         except NotPermitted:
             log.event(logging.WARNING, "call-not-permitted", call=call.verb, uid=caller.uid)
             raise

@@ -294,7 +294,7 @@ class Daemon:
             stack.push_async_callback(self._watermarks.close)
             stack.push_async_callback(self.reload.stop)
             stack.push_async_callback(self._responding.stop)
-            stack.push_async_callback(self._api.stop)
+            stack.push_async_callback(self._stop_api)
         event(logging.INFO, "let-go", connections=len(list(self._gatekeeper)))
 
     async def _stop(self) -> None:
@@ -316,10 +316,13 @@ class Daemon:
     async def _part(self) -> None:
         """Have the calls under way rolled back, and at the same time every far end told."""
         self.goodbyes.hurry()
-        ends = await asyncio.gather(self._api.stop(), self._take_leave(), return_exceptions=True)
+        ends = await asyncio.gather(self._stop_api(), self._take_leave(), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
+
+    async def _stop_api(self) -> None:
+        await self._api.stop(self.goodbyes.deadline() - asyncio.get_running_loop().time())
 
     async def _take_leave(self) -> None:
         await self._responding.stop()

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import replace
 
+from anubis.daemon.aside import Aside
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
@@ -46,6 +47,7 @@ class Reload:
         self._parts = parts
         self._read = read
         self._on_peers = on_peers
+        self._reading: Aside[HostFiles] = Aside("reload")  # one at a time
         self._lock = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -74,7 +76,7 @@ class Reload:
         """
         async with self._lock:
             try:
-                host = await asyncio.to_thread(self._read)
+                host = await self._reading.begin(self._read)
             except ConfigError as error:
                 for problem in error.problems:
                     event(logging.ERROR, "not_reloaded", reason=problem)

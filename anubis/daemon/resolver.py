@@ -1,18 +1,17 @@
 """From the endpoints of the files to addresses, without ever blocking the daemon.
 
 WireGuard resolves a name once and for ever; here it is asked anew, and one bad name harms nobody
-else. The C library looks names up and cannot be interrupted, so each name has a thread of its own:
-one that asyncio does not know, because it would be waited for when the daemon ends.
+else. The C library looks names up and cannot be interrupted, so each name has a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import threading
-from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 
+from anubis.daemon.aside import Aside
 from anubis.errors import LocalFailure
 from anubis.files.authorized_peers import NamedEndpoint
 from anubis.wireguard.types import Endpoint
@@ -24,6 +23,7 @@ _MAX_ADDRESSES = 8
 _MAX_THREADS = 64  # names that are looked up at one time
 
 _Found = tuple[Endpoint, ...]
+_threads = Aside[_Found]("resolver")
 _under_way: dict[NamedEndpoint, asyncio.Future[_Found]] = {}
 
 
@@ -55,32 +55,11 @@ def _looked_up(endpoint: NamedEndpoint) -> asyncio.Future[_Found]:
     future = _under_way.get(endpoint)
     if future is not None and future.get_loop() is loop:
         return future
-    if len(_under_way) >= _MAX_THREADS:
+    if _threads.running >= _MAX_THREADS:
         raise LocalFailure(f"{_MAX_THREADS} names are being looked up already", "try again soon")
-    future = _under_way[endpoint] = loop.create_future()
-
-    def work() -> None:
-        found: _Found | Exception
-        try:
-            found = _look_up(endpoint)
-        except Exception as error:  # noqa: BLE001 (it belongs to whoever waits for the name)
-            found = error
-        with suppress(RuntimeError):  # the daemon has ended meanwhile
-            loop.call_soon_threadsafe(_deliver, endpoint, future, found)
-
-    threading.Thread(target=work, name="resolver", daemon=True).start()
+    future = _under_way[endpoint] = _threads.begin(partial(_look_up, endpoint))
+    future.add_done_callback(lambda _: _under_way.pop(endpoint, None))
     return future
-
-
-def _deliver(
-    endpoint: NamedEndpoint, future: asyncio.Future[_Found], found: _Found | Exception
-) -> None:
-    _under_way.pop(endpoint, None)
-    if isinstance(found, Exception):
-        future.set_exception(found)
-        future.exception()  # whoever asked may have left; that is no reason to complain
-    else:
-        future.set_result(found)
 
 
 def _look_up(endpoint: NamedEndpoint) -> _Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import json
 import logging
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -433,6 +435,11 @@ def begin_slow(daemon: FakeDaemon) -> socket.socket:
     return connection
 
 
+async def end_of_asyncio_threads() -> None:
+    """Wait for asyncio's threads, as asyncio.run does at its end."""
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
 class TestLeaving:
     def test_a_caller_who_leaves_has_its_change_rolled_back(self, daemon: FakeDaemon) -> None:
         """Closing the connection cancels the change."""
@@ -475,6 +482,42 @@ class TestLeaving:
         daemon.run(daemon.server.stop)
         assert daemon.operations.rolled_back.is_set()
         release.join()
+
+    def test_a_caller_who_does_not_read_holds_no_end_up(self, daemon: FakeDaemon) -> None:
+        """When the time is over it is left, however much of its answers it has not taken."""
+        with connect(daemon.path) as caller:
+            caller.settimeout(1.0)
+            with suppress(TimeoutError):
+                while True:
+                    caller.sendall(b"GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n")
+            began = time.monotonic()
+            daemon.run(partial(daemon.server.stop, 0.5))
+            assert time.monotonic() - began < 3
+
+    def test_a_user_database_that_hangs_holds_no_end_up(
+        self, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither the end of the API nor that of its loop; and only so many callers wait for it."""
+        asked, released = threading.Semaphore(0), threading.Event()
+
+        def hang(_caller: Caller, _group: str) -> None:
+            asked.release()
+            released.wait(DEADLINE)
+
+        monkeypatch.setattr(api, "check_may_change", hang)
+        monkeypatch.setattr(api, "MAX_ASKING", 2)
+        with ExitStack() as stack:
+            stack.callback(released.set)
+            for _ in range(2):
+                caller = stack.enter_context(connect(daemon.path))
+                caller.sendall(request("POST", "/v1/connections/jacinth/up"))
+                assert asked.acquire(timeout=DEADLINE)
+            status, data = call(daemon, "POST", "/v1/connections/jacinth/up")
+            assert (status, data["message"]) == (503, "2 callers are being looked up")
+            began = time.monotonic()
+            daemon.run(partial(daemon.server.stop, 0.5))
+            daemon.run(end_of_asyncio_threads)
+            assert time.monotonic() - began < 3
 
 
 class TestBounds:
