@@ -155,7 +155,9 @@ class Gatekeeper:
             case Verb.DOWN:
                 return Close(peer) if connection else Keep(peer, Result.UNCHANGED)
             case Verb.RENEW if connection is None:
-                return Refuse(Result.NO_CONNECTION, "the connection is not up here")
+                # Why it ended, for an initiator that could not be told then.
+                reason = self.ended.get(name) or "the connection is not up here"
+                return Refuse(Result.NO_CONNECTION, reason)
             case Verb.RENEW:
                 return self._judge_up(peer, connection, lease, now, renewal=True)
             case Verb.STATUS if "status" not in peer.may:
@@ -197,6 +199,16 @@ class Gatekeeper:
     def wanted_lease(self, peer: AuthorizedPeer, wanted: int | None) -> int:
         """Return the lease that is asked for when nobody says otherwise."""
         return wanted or peer.lease_seconds or self._production.lease_seconds
+
+    def idle_timeout(self, connection: Connection) -> int:
+        """Return for how many seconds a connection may be idle; 0 is for ever.
+
+        Only who granted a connection ends it for that.
+        """
+        if connection.role is Role.INITIATOR:
+            return 0
+        own = self.peer(connection.name).idle_timeout
+        return self._production.idle_timeout if own is None else own
 
     # What we ask of others
 

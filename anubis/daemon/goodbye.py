@@ -34,6 +34,7 @@ class Reason(StrEnum):
     REVOKED = "revoked"
     NOT_PERMITTED = "not_permitted"
     CHANGED = "changed"
+    IDLE = "idle"
 
 
 class Goodbyes:

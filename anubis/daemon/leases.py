@@ -116,15 +116,20 @@ class Leases:
             self._parts.try_to_save()
             event(logging.DEBUG, "renewed", connection=peer.name, lease=reply.lease)
             await self._follow(peer, contact)
-        elif reply.result == Result.NO_CONNECTION and peer.name in self._gatekeeper.wishes:
+        elif reply.result == Result.NO_CONNECTION and self._stays(peer, reply.reason):
             # This side stays: what is meant for the tunnel shall not leave by another way.
             event(logging.WARNING, "lost", connection=peer.name, reason="gone at the far end")
             self._lose(peer.name)
         elif reply.result == Result.NO_CONNECTION:
-            await self._end(peer, "the far end has it no longer")
+            known = reply.reason in set(Reason)
+            await self._end(peer, reply.reason if known else "forgotten by the far end")
             await self._parts.silence.fall(peer)
         else:
             event(logging.WARNING, "renew_refused", connection=peer.name, reason=reply.reason)
+
+    def _stays(self, peer: AuthorizedPeer, reason: str) -> bool:
+        """Return whether what the far end has no longer is to be asked for again."""
+        return peer.name in self._gatekeeper.wishes and reason != Reason.IDLE
 
     async def _follow(self, peer: AuthorizedPeer, contact: Contact) -> None:
         """If the far end was found elsewhere than production is, have production go there."""
@@ -140,6 +145,11 @@ class Leases:
                     event(logging.INFO, "far_end_moved", connection=peer.name, endpoint=endpoint)
         except AnubisError as error:
             event(logging.WARNING, "not_followed", connection=peer.name, reason=error.message)
+
+    async def finish(self, peer: AuthorizedPeer, reason: str) -> None:
+        """Take a connection down before its lease ends, and tell the far end why."""
+        await self._end(peer, reason)
+        await self._part(peer, reason)
 
     async def _end(self, peer: AuthorizedPeer, reason: str) -> None:
         await self._parts.end(peer, reason)

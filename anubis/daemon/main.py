@@ -23,6 +23,7 @@ from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes
 from anubis.daemon.guard import Guard
 from anubis.daemon.heritage import inherit
+from anubis.daemon.idle import Idle
 from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event, set_up
@@ -198,6 +199,7 @@ class Daemon:
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         self._roaming = Roaming(parts, self._leases.wake)
+        self._idle = Idle(parts, self._leases.finish)
         suspend = Suspend(parts)
         self._sleep = Sleep(suspend.before, suspend.after)
         guard.on_connectivity(self._roaming.moved)
@@ -279,6 +281,7 @@ class Daemon:
             self._guard.run(),
             self._roaming.run(),
             self._sleep.run(),
+            self._idle.run(),
             self.reload.run(),
         )
         await _first(*works, self._operations.settle(), feed_watchdog())
@@ -336,6 +339,7 @@ class Daemon:
         """
         self._leases.wake()
         self._roaming.wake()
+        self._idle.wake()
         self._guard.wake()
         self._write(
             SavedState(

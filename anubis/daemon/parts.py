@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
-from anubis.daemon.goodbye import Goodbyes
+from anubis.daemon.goodbye import Goodbyes, Reason
 from anubis.daemon.log import event
 from anubis.daemon.production import Production
 from anubis.daemon.silence import Silence
@@ -19,6 +19,8 @@ from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.gatekeeper import Gatekeeper, Role
 
 __all__ = ["Parts"]
+
+_UNUSED = "idle for too long, says the far end's administrator; anubis up brings it back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,12 @@ class Parts:
 
     async def _end(self, peer: AuthorizedPeer, reason: str) -> str | None:
         self.gatekeeper.closed(peer.name, reason)
-        self.gatekeeper.wishes.end(peer.name, self.clock.boot(), self.jitter())
+        wishes = self.gatekeeper.wishes
+        if reason == Reason.IDLE and wishes.is_pinned(peer.name):
+            # It would come up only to be idle there again.
+            wishes.drop(peer.name)
+            event(logging.WARNING, "unpinned", connection=peer.name, reason=_UNUSED)
+        wishes.end(peer.name, self.clock.boot(), self.jitter())
         failures = []
         for step in (self.production.remove(peer), self.control.keep_alive(peer, on=False)):
             try:

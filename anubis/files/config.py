@@ -69,6 +69,7 @@ GRAMMAR = Grammar(
                 Key("Throw", is_list=True),
                 Key("Lease"),
                 Key("MaxLease"),
+                Key("IdleTimeout"),
             ),
         ),
     ),
@@ -104,6 +105,7 @@ class Production:
     throw: tuple[IPNetwork, ...] = ()
     lease_seconds: int = 8 * 3600  # asked for when nobody says otherwise
     max_lease_seconds: int = 24 * 3600  # never granted more
+    idle_timeout: int = 0  # seconds that what was granted may be idle; 0 is for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +191,7 @@ def _production(section: Section, directory: Path) -> Production:
         throw=_unique(section.many("Throw", _throw)),
         lease_seconds=section.one("Lease", fields.duration, 8 * 3600),
         max_lease_seconds=section.one("MaxLease", fields.duration, 24 * 3600),
+        idle_timeout=section.one("IdleTimeout", fields.idle_timeout, 0),
     )
 
 

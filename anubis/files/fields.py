@@ -94,6 +94,11 @@ def duration(text: str) -> int:
     return seconds
 
 
+def idle_timeout(text: str) -> int:
+    """Parse for how long a connection may be idle, in seconds; `off` is 0."""
+    return 0 if squeeze(text).lower() == "off" else duration(text)
+
+
 def name(text: str) -> str:
     """Parse the name of an entry or group; its case does not count."""
     folded = text.lower()

@@ -39,6 +39,7 @@ GRAMMAR = Grammar(
                 Key("PersistentKeepalive"),
                 Key("Lease"),
                 Key("MaxLease"),
+                Key("IdleTimeout"),
                 Key("May", is_list=True),
                 Key("Group"),
             ),
@@ -95,6 +96,7 @@ class AuthorizedPeer:
     persistent_keepalive: int = 0  # seconds; 0 is off
     lease_seconds: int | None = None  # None: what [Production] says
     max_lease_seconds: int | None = None
+    idle_timeout: int | None = None  # seconds; 0 is for ever
     may: frozenset[Permission] = _EVERY_VERB
     group: str | None = None
 
@@ -127,6 +129,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
     keepalive = section.one("PersistentKeepalive", fields.persistent_keepalive, 0)
     lease = section.one("Lease", fields.duration, None)
     max_lease = section.one("MaxLease", fields.duration, None)
+    idle_timeout = section.one("IdleTimeout", fields.idle_timeout, None)
     may = _may(section, networks)
     group = section.one("Group", fields.name, None)
     if len(section.problems) > found_before or name is None or public_key is None:
@@ -143,6 +146,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         persistent_keepalive=keepalive,
         lease_seconds=lease,
         max_lease_seconds=max_lease,
+        idle_timeout=idle_timeout,
         may=may,
         group=group,
     )

@@ -95,6 +95,7 @@ def test_every_key_is_read() -> None:
     PersistentKeepalive = 25
     Lease = 1h
     MaxLease = 1d
+    IdleTimeout = OFF
     May = down, Status
     Group = Home
     """
@@ -112,6 +113,7 @@ def test_every_key_is_read() -> None:
             persistent_keepalive=25,
             lease_seconds=3600,
             max_lease_seconds=86400,
+            idle_timeout=0,
             may=frozenset({"down", "status"}),
             group="home",
             location=Location(PATH, 3),

@@ -34,6 +34,7 @@ MTU = 1280
 Throw = 192.168.122.7/24
 Lease = 1h
 MaxLease = 2h30m
+IdleTimeout = 45m
 """
 
 
@@ -58,6 +59,7 @@ def test_every_key_is_read() -> None:
     assert production.mtu == 1280
     assert production.throw == (ip_network("192.168.122.0/24"),)
     assert (production.lease_seconds, production.max_lease_seconds) == (3600, 9000)
+    assert production.idle_timeout == 2700
 
 
 def test_an_empty_file_has_the_defaults() -> None:
@@ -71,6 +73,7 @@ def test_an_empty_file_has_the_defaults() -> None:
     assert (production.table, production.fwmark) == (214, 0xD6)
     assert production.private_key_file == Path("/etc/anubis/production.key")
     assert (production.lease_seconds, production.max_lease_seconds) == (28800, 86400)
+    assert production.idle_timeout == 0
     assert (production.addresses, production.throw, production.mtu) == ((), (), None)
     assert config.authorized_peers_path == Path("/etc/anubis/authorized_peers")
 
@@ -126,6 +129,8 @@ def test_suites_keep_their_order_and_absent_ones_are_refused(order: str) -> None
         ("Production", "Lease = 8", "needs a unit: 8s, 8m or 8h"),
         ("Production", "Lease = 0s", "no time at all"),
         ("Production", "MaxLease = off", "not a duration"),
+        ("Production", "IdleTimeout = 0s", "no time at all"),
+        ("Production", "IdleTimeout = never", "not a duration"),
     ],
 )
 def test_bad_values_are_told_with_line_and_remedy(section: str, line: str, expected: str) -> None:

@@ -225,3 +225,31 @@ def test_why_a_connection_ended_is_remembered_until_it_is_up_again() -> None:
     assert keeper.ended == {"xena": "expired"}
     bring_up(keeper, "xena", Role.RESPONDER)
     assert keeper.ended == {}
+
+
+@pytest.mark.parametrize(
+    ("role", "own", "seconds"),
+    [
+        (Role.RESPONDER, None, 1800),
+        (Role.RESPONDER, 60, 60),
+        (Role.RESPONDER, 0, 0),
+        (Role.INITIATOR, None, 0),
+        (Role.INITIATOR, 60, 0),
+    ],
+)
+def test_only_who_granted_a_connection_ends_it_for_idleness(
+    role: Role, own: int | None, seconds: int
+) -> None:
+    """After what the entry says, else the host; 0 is never."""
+    peer = entry("xena", "10.66.0.10/32", idle_timeout=own)
+    production = Production(private_key_file=Path("production.key"), idle_timeout=1800)
+    keeper = Gatekeeper(AuthorizedPeers([peer]), production)
+    assert keeper.idle_timeout(keeper.opened("xena", role, HOUR, NOW, since=0.0)) == seconds
+
+
+def test_who_renews_too_late_is_told_why_it_ended() -> None:
+    """An initiator that could not be told then learns it now."""
+    keeper = gatekeeper(XENA)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    keeper.closed("xena", "idle")
+    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW) == Refuse(Result.NO_CONNECTION, "idle")
