@@ -91,6 +91,7 @@ class ApiServer:
         self._server: http.Server | None = None
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -99,7 +100,7 @@ class ApiServer:
         self._server = http.Server(self._answer)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_CUT_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener.socket).start()
+        self._accepting = asyncio.create_task(self._listener.accept(self._server))
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Take no more calls, roll back the changes under way, tell their callers, and close.
@@ -114,6 +115,8 @@ class ApiServer:
             _roll_back(change)
         if self._changes:
             await asyncio.wait(self._changes)
+        if self._accepting is not None:
+            self._accepting.cancel()
         if self._server is not None and self._runner is not None:
             await self._server.shutdown(max(_CUT_SECONDS, until - loop.time()))
             await self._runner.cleanup()

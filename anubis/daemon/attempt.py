@@ -129,7 +129,7 @@ class Attempt:
                 f"{peer.name} has no Endpoint, so only it can begin",
                 f"give it an Endpoint in {peer.location.path}",
             )
-        return await resolve(peer.endpoint)
+        return await resolve(peer.endpoint, self.deadline)
 
     async def _shake_early(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Prepare our side; shake hands a moment after the request went out, or on the reply."""
@@ -151,7 +151,7 @@ class Attempt:
     async def _endpoint_now(self) -> Endpoint | None:
         """Return where the far end is; its name may lead elsewhere than when it came up."""
         if self.peer.endpoint is not None:
-            return self._nearest(await resolve(self.peer.endpoint))
+            return self._nearest(await resolve(self.peer.endpoint, self.deadline))
         peer = await self.parts.production.peer(self.peer)
         return peer.endpoint if peer else None
 
@@ -200,7 +200,8 @@ class Attempt:
         peer = await self.parts.production.peer(self.peer)
         if peer is None:
             return False
-        if self.parts.clock.unix_ns() / 1e9 - peer.last_handshake >= HANDSHAKE_FRESH:
+        age = self.parts.clock.unix_ns() / 1e9 - peer.last_handshake
+        if not 0 <= age < HANDSHAKE_FRESH:  # a clock that was set back knows no age
             return False
         self._report_handshake(peer)
         return True

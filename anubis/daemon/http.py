@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -43,6 +44,7 @@ __all__ = [
 
 MAX_CONNECTIONS = 512  # of everybody but root, so that root can always get in
 MAX_CONNECTIONS_OF_USER = 64
+OWN_DESCRIPTORS = 32  # kept from callers for the daemon's own work; of few, a quarter
 BODY_TIMEOUT = 10.0  # seconds
 
 _HEADERS = {"Server": "anubis"}  # aiohttp would tell its version and Python's
@@ -80,11 +82,16 @@ class Server(web.Server):
         """Make a Connection, as asyncio asks of a protocol factory."""
         return Connection(self)
 
-    def is_full(self, uid: int) -> bool:
-        """Tell whether a user must wait before another connection is taken."""
+    def is_full(self, uid: int, descriptor: int) -> bool:
+        """Tell whether a user must wait before another connection, `descriptor`, is taken."""
         if self.users[uid] >= MAX_CONNECTIONS_OF_USER:
             return True
-        return uid != 0 and self.users.total() >= MAX_CONNECTIONS
+        if uid == 0:
+            return False
+        # The lowest free number is given out, so the newest tells how many are in use.
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        is_short = descriptor >= allowed - min(OWN_DESCRIPTORS, allowed // 4)
+        return is_short or self.users.total() >= MAX_CONNECTIONS
 
 
 class Connection(web.RequestHandler):
@@ -107,8 +114,9 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the caller in, or answer 503."""
         super().connection_made(transport)
-        self.caller = caller_of(transport.get_extra_info("socket"))
-        full = self._server.is_full(self.caller.uid)
+        connection = transport.get_extra_info("socket")
+        self.caller = caller_of(connection)
+        full = self._server.is_full(self.caller.uid, connection.fileno())
         self._server.users[self.caller.uid] += 1
         if full and isinstance(transport, asyncio.WriteTransport):
             transport.write(_BUSY)

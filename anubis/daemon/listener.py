@@ -1,34 +1,58 @@
 """The unix socket in the file system: made safely, and taken away if it is still ours.
 
-Anybody may connect; who may do what is decided for each caller (`callers`). Owns the path and its
-modes; refuses to know what is spoken.
+Anybody may connect; who may do what is decided for each caller (`callers`). Owns the path, its
+modes and the taking of callers; refuses to know what is spoken.
+
+asyncio's own server, when it is out of descriptors, complains of each caller that might be waiting,
+and wakes up as often a second later; so callers are taken here, one at a time.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from anubis.daemon.log import Throttle, event
 from anubis.errors import LocalFailure
 
 __all__ = ["Listener", "listen"]
 
 _BACKLOG = 128
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE = 1.0  # seconds, before another caller is taken when there is no descriptor
+_SHORT_SECONDS = 60.0  # between lines that say so
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket, and the inode number of its path, by which it is known again.
-
-    Whoever serves the socket closes it.
-    """
+    """A listening socket, and the inode number of its path, by which it is known again."""
 
     path: Path
     socket: socket.socket
     inode: int
+
+    async def accept(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Take callers until cancelled; while there is no descriptor for one, they wait."""
+        loop = asyncio.get_running_loop()
+        throttle = Throttle(_SHORT_SECONDS)
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self.socket)
+                await loop.connect_accepted_socket(factory, connection)
+            except OSError as error:
+                if error.errno not in _SHORT:
+                    continue  # the caller has left already
+                if throttle.passes("short", loop.time()) is not None:
+                    reason = error.strerror
+                    event(logging.ERROR, "short_of_resources", callers="wait", reason=reason)
+                await asyncio.sleep(_PAUSE)
 
     def remove(self) -> None:
         """Take the path away, unless it belongs to another socket by now."""
@@ -54,7 +78,7 @@ def listen(path: Path) -> Listener:
 
 
 def _bind(path: Path) -> Listener:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.bind(str(path))
         listener = Listener(path, listening, path.lstat().st_ino)

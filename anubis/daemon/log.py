@@ -6,6 +6,7 @@ knows the time itself. Refuses to know what is logged; callers never pass secret
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from anubis.daemon.journal import PRIORITIES, SOCKET, JournalHandler, leads_to_j
 
 __all__ = ["Throttle", "event", "set_up"]
 
+codecs.lookup("unicode_escape")  # loaded now: later there may be no descriptor for it
 _logger = logging.getLogger("anubis")
 _PLAIN = re.compile(r"[\w.:/@,+\[\]%-]+", re.ASCII)
 # In the journal a peer is ANUBIS_PEER and what was asked for ANUBIS_VERB, however a line names it.

@@ -7,14 +7,12 @@ also when a later part fails to start: a daemon that cannot run leaves nothing b
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from anubis.daemon.api import ApiServer
 from anubis.daemon.carrier import Carrier
@@ -57,8 +55,6 @@ __all__ = ["run"]
 RUN_DIRECTORY = Path("/run/anubis")
 STATE_DIRECTORY = Path("/var/lib/anubis")
 _SAVE_AGAIN_SECONDS = 10.0
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_logger = logging.getLogger(__name__)
 
 
 def run(config_path: Path, *, debug: bool) -> None:
@@ -85,7 +81,6 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGUSR2, letting_go.set)
-    loop.set_exception_handler(_report)
     state_file = StateFile(RUN_DIRECTORY / "state.json")
     saved = state_file.load()
     async with AsyncExitStack() as stack:
@@ -108,15 +103,6 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
         notify("STOPPING=1")
         if not stopping.is_set():
             daemon.lets_go = True
-
-
-def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody waits for: in one line, if the host is out of something; else as a bug."""
-    error = context.get("exception")
-    if isinstance(error, OSError) and error.errno in _SHORT:
-        event(logging.ERROR, "short_of_resources", doing=context["message"], reason=error.strerror)
-    else:
-        _logger.error(context["message"], exc_info=error)
 
 
 async def _first(*works: Coroutine[None, None, object]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from functools import partial
 from ipaddress import ip_address
+from math import inf
 
 from anubis.daemon.aside import Aside
 from anubis.errors import LocalFailure
@@ -27,18 +28,22 @@ _threads = Aside[_Found]("resolver")
 _under_way: dict[NamedEndpoint, asyncio.Future[_Found]] = {}
 
 
-async def resolve(endpoint: NamedEndpoint) -> tuple[Endpoint, ...]:
-    """Return the addresses of an endpoint, best first (RFC 6724). Raises LocalFailure."""
+async def resolve(endpoint: NamedEndpoint, deadline: float = inf) -> tuple[Endpoint, ...]:
+    """Return the addresses of an endpoint, best first (RFC 6724). Raises LocalFailure.
+
+    `deadline`, in the loop's time, is for whoever has less patience than this module.
+    """
     try:
         return (Endpoint(ip_address(endpoint.host), endpoint.port),)
     except ValueError:
         pass
+    patience = min(_TIMEOUT, max(0.0, deadline - asyncio.get_running_loop().time()))
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(patience):
             return await asyncio.shield(_looked_up(endpoint))
     except TimeoutError:
         raise LocalFailure(
-            f"the name {endpoint.host} was not resolved within {_TIMEOUT:.0f} s",
+            f"the name {endpoint.host} was not resolved within {patience:.0f} s",
             "check the name servers of this host, or use an address in Endpoint",
         ) from None
     except (OSError, UnicodeError) as error:

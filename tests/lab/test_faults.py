@@ -175,11 +175,8 @@ def test_the_command_line_says_it_once(scene: Scene) -> None:
     scene.mortals["xena"].plan(fail="netlink: add the IPv4 rule 21440", errno=errno.ENOBUFS)
     run = scene.lab.run("xena", "anubis", "up", "surya")
     scene.mortals["xena"].plan()
-    assert (run.returncode, run.stdout, run.stderr) == (
-        4,
-        "",
-        (
-            "anubis: error: cannot add the IPv4 rule 21440: No buffer space available\n"
-            "anubis: hint: this host is short of memory: free some, then try again\n"
-        ),
-    )
+    assert (run.returncode, run.stdout) == (4, "")
+    assert run.stderr.splitlines() == [
+        "anubis: error: cannot add the IPv4 rule 21440: No buffer space available",
+        "anubis: hint: this host is short of memory: free some, then try again",
+    ]

@@ -283,6 +283,26 @@ def test_a_clock_that_is_set_right_makes_nothing_fresh(
     assert not has_peer(lab, "jacinth", public_key(lab, "xena"))
 
 
+def test_a_clock_that_leaps_ahead_and_back(
+    lab: Lab, xena: Caller, set_clock: Callable[[str, float], None]
+) -> None:
+    """A connection lives on; until the next start each request costs one more, and is accepted."""
+    set_clock("jacinth", 0)
+    new_tunnel(lab, "xena", "jacinth")
+    recorded = xena.ask("up").requests
+    for years in (10, 0, -10, 0):
+        lab.path("jacinth", "/run/clock").write_text(str(int(years * YEAR)))
+        assert has_peer(lab, "jacinth", public_key(lab, "xena"))
+        for verb, result in (("up", "unchanged"), ("renew", "done"), ("status", "done")):
+            answer = xena.ask(verb)
+            assert (answer.result, answer.up, len(answer.requests)) == (result, True, 2), verb
+    for request in recorded:
+        replied = xena.send_and_open(request)
+        assert replied is not None
+        assert replied[1] == "stale"
+    assert xena.ask("down").result == "done"
+
+
 def garbled(genuine: bytes, dice: random.Random) -> list[bytes]:
     """Return every way to spoil a datagram that we can think of, and many that chance finds."""
     found = [genuine[:length] for length in range(len(genuine))]
