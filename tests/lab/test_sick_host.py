@@ -239,6 +239,7 @@ def test_without_descriptors_the_daemon_waits(lab: Lab) -> None:
         assert ping.outages() == []
     said = daemon.log[known:]
     assert said.count("Too many open files") <= 4
+    assert "vanished" not in said
     assert said.count("short_of_resources") == 1
     assert "Traceback" not in said
     assert daemon.process == process
