@@ -70,6 +70,6 @@ class Faults(Walk):
                 return () if clear else (f"unclear: {lines}",)
             case Refused(result="failed", hint=str()) if why in said:
                 return ()  # how a far end fails is for its own log
-            case LocalFailure(hint=str()) if re.match(f"cannot [^\n]*{why}$", error.message):
+            case LocalFailure(hint=str()) if re.match(f"cannot [^\n]*{why}", error.message):
                 return ()
         return (f"unclear: {type(error).__name__}: {error.message} ({error.hint})",)
