@@ -16,20 +16,21 @@ __all__ = ["start_driven"]
 
 _RUN_THE_DAEMON = """
 import sys
-sys.argv[:] = ["anubis", "daemon", "--debug"]
+sys.argv[:] = ["anubis", "daemon", *OPTIONS]
 from anubis.cli import main
 main()
 """
 
 
-def start_driven(lab: Lab, host: str, script: str, *arguments: str) -> None:
+def start_driven(lab: Lab, host: str, script: str, *arguments: str, debug: bool = True) -> None:
     """Run the daemon of a host anew, after `script` has run in its process.
 
     The script finds `arguments` from sys.argv[1] on.
     """
     lab.daemon(host).stop()
     # The lab knows a daemon by its last two words.
-    program = (sys.executable, "-c", script + _RUN_THE_DAEMON, *arguments, "anubis", "daemon")
+    run = _RUN_THE_DAEMON.replace("OPTIONS", '["--debug"]' if debug else "[]")
+    program = (sys.executable, "-c", script + run, *arguments, "anubis", "daemon")
     with lab.state.log(host).open("ab") as log:
         subprocess.run(
             lab.command(host, "setsid", "--fork", *as_service(program)),
