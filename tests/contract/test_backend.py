@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import random
@@ -318,6 +319,48 @@ async def test_500_peers_are_read_whole(subject: Subject) -> None:
     removals = [PeerChange(change.public_key, remove=True) for change in changes[:-1]]
     device = await configured(subject, *removals, kept)
     assert device.peers == (Peer(greedy, allowed_ips=networks("198.51.100.0/24")),)
+
+
+async def test_peers_set_one_by_one_are_read_together(subject: Subject) -> None:
+    """What many everyday changes have made is read whole, to the last AllowedIP.
+
+    In the kernel wgnlpy makes them. What it reads is the same, until the kernel tells of one peer
+    in two messages; that it cannot read, which is why we have a codec of our own.
+    """
+    await configured(subject, private_key=OURS)
+    for number in range(200):
+        allowed = networks(f"10.0.{number}.0/24", f"fd00:{number:x}::/64")
+        endpoint = (V4_ENDPOINT, V6_ENDPOINT)[number % 2]
+        key = PublicKey(_random.randbytes(32))
+        change = replace(FULL, public_key=key, endpoint=endpoint, allowed_ips=allowed)
+        await subject.backend.configure("wg0", DeviceChange(peers=(change,)))
+    device = await subject.observe()
+    assert [len(peer.allowed_ips) for peer in device.peers] == [2] * 200
+    if isinstance(subject.backend, KernelBackend):
+        assert await asyncio.to_thread(as_wgnlpy_reads) == by_key_and_network(device)
+    many = frozenset(IPv4Network((0xC0000000 + 4 * number, 30)) for number in range(1000))
+    device = await configured(subject, PeerChange(JACINTH, allowed_ips=many))
+    assert by_key_and_network(device)[JACINTH] == many
+    if isinstance(subject.backend, KernelBackend):
+        with pytest.raises(TypeError):
+            await asyncio.to_thread(as_wgnlpy_reads)
+
+
+def by_key_and_network(device: Device) -> dict[PublicKey, frozenset[IPNetwork]]:
+    """Return the AllowedIPs of each peer."""
+    return {peer.public_key: peer.allowed_ips for peer in device.peers}
+
+
+def as_wgnlpy_reads() -> dict[PublicKey, frozenset[IPNetwork]]:
+    """Return the same of wg0, as wgnlpy has it."""
+    from wgnlpy import WireGuard  # noqa: PLC0415  slow to load
+
+    control = WireGuard()
+    try:
+        peers = control.get_interface("wg0").peers
+        return {PublicKey(bytes(key)): frozenset(peers[key].allowedips) for key in peers}
+    finally:
+        control.__del__()  # closes its socket, which nothing else does in time
 
 
 async def test_closing_leaves_interfaces(kind: str) -> None:
