@@ -16,7 +16,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 PREFIX ?= /opt/anubis
 
-.PHONY: help demo test test-kernel check machine install lock clean system
+.PHONY: help demo fuzz test test-fuzz test-kernel check machine install lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,7 +26,13 @@ demo: $(STAMP)  ## see a laptop in a hotel reach its house and leave again
 
 test: check machine  ## check, then run every test
 	$(ROOT) $(BIN)/pytest
-	@$(MAKE) --no-print-directory test-kernel
+	@$(MAKE) --no-print-directory test-fuzz test-kernel
+
+test-fuzz: $(STAMP)  ## search a little for inputs that break a promise, always the same
+	$(BIN)/python -m tests.fuzz --if-possible
+
+fuzz: $(STAMP)  ## search for such inputs elsewhere, SECONDS=60 for each target
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 # A guest whose kernel had no WireGuard would pass with the other backends' tests alone.
 # Under emulation one test takes 30 s that takes 0.1 s here.
@@ -64,13 +70,16 @@ install: system  ## on this host: /opt/anubis, the commands in /usr/bin, the sys
 		echo "hint: use a Python that everybody can: make install PYTHON=..." >&2; exit 1; }
 	@echo "installed in $(PREFIX); next: anubis init"
 
+# Of pyproject.toml itself pip-compile would take an extra's requirements without their markers.
 lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra dev --allow-unsafe --strip-extras \
-		--no-header --no-annotate --no-emit-options --output-file $(VENV)/new.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["dependencies"], *project["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/new.in
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+		--no-header --no-annotate --no-emit-options --output-file $(VENV)/new.lock $(VENV)/new.in
 	grep -E '^([A-Za-z0-9]|    --hash=)' $(VENV)/new.lock > requirements.lock
 
 clean:  ## remove what make has made
-	$(ROOT) rm -rf $(VENV) .machine build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf $(VENV) .fuzz .machine build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	$(ROOT) find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system:

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from anubis.protocol.channel import Channel
 from anubis.protocol.initiator import Initiator
-from anubis.protocol.responder import Accepted, Answered, Dropped, Outcome, Responder
+from anubis.protocol.responder import Accepted, Answered, Dropped, Responder
 from anubis.protocol.tai64n import MAX_UNIX_NS, NANOSECONDS
 from anubis.protocol.wire import (
     MAX_DATAGRAM,
-    MAX_REPLY_FACTOR,
     Header,
     Malformed,
     MessageType,
@@ -28,6 +27,7 @@ from anubis.protocol.wire import (
     State,
     Verb,
 )
+from tests.outcomes import REASONS, check_outcome
 from tests.vectors.vectorfile import load_all
 from tests.vectors.world import (
     AUTHORIZED,
@@ -43,18 +43,6 @@ from tests.vectors.world import (
 
 pytestmark = pytest.mark.timeout(7200)  # the long profile takes minutes
 
-REASONS = {
-    "bad_size",
-    "unknown_version",
-    "unknown_type",
-    "reserved_bits",
-    "unexpected_reply",
-    "unknown_source",
-    "unknown_suite",
-    "unknown_sender",
-    "in_progress",
-    "not_authentic",
-}
 RANDOM = random.Random(4297).randbytes
 HOUSE_RING, LAPTOP_RING = HOUSE.keyring(), LAPTOP.keyring()
 TO_HOUSE = {
@@ -133,28 +121,13 @@ def house(limit: int = 4) -> Responder:
     return Responder(HOUSE_RING, People(AUTHORIZED), RANDOM, (1, 2), T0 - HOUR, max_sessions=limit)
 
 
-def check(responder: Responder, datagram: bytes, outcome: Outcome) -> None:
-    """Assert what must be true of any outcome."""
-    match outcome:
-        case Dropped(reason):
-            assert reason in REASONS
-        case Answered(reply, result=result):
-            assert result in frozenset(Result)
-            assert len(reply) <= min(MAX_DATAGRAM, MAX_REPLY_FACTOR * len(datagram))
-        case Accepted(request=request):
-            assert request.verb in frozenset(Verb)
-            assert not request.unknown_critical
-    assert set(responder.drops) <= REASONS
-    assert len(responder.watermarks()) <= responder.max_sessions
-
-
 @given(st.one_of(st.binary(max_size=160), st.binary(max_size=1400)), HOSTS, TIMES)
 def test_any_bytes_are_dropped(datagram: bytes, via: Host, now: int) -> None:
     """Bytes that nobody sealed are dropped for a stated reason, at any time, from anywhere."""
     responder = house()
     outcome = responder.receive(datagram, via.address, now)
     assert isinstance(outcome, Dropped)
-    check(responder, datagram, outcome)
+    check_outcome(responder, datagram, outcome)
 
 
 @given(
@@ -172,7 +145,7 @@ def test_plausible_headers_are_dropped(
     responder = house()
     outcome = responder.receive(datagram, via.address, T0)
     assert isinstance(outcome, Dropped)
-    check(responder, datagram, outcome)
+    check_outcome(responder, datagram, outcome)
 
 
 @given(st.sampled_from(VALID), CHANGES, HOSTS)
@@ -186,7 +159,7 @@ def test_changed_datagrams_are_dropped(datagram: bytes, changes: list[Change], v
     responder = house()
     outcome = responder.receive(changed, via.address, T0)
     assert isinstance(outcome, Dropped)
-    check(responder, changed, outcome)
+    check_outcome(responder, changed, outcome)
 
 
 @given(st.sampled_from(VALID), CHANGES)
@@ -228,7 +201,7 @@ def test_authentic_requests_of_any_content(
     datagram = TO_HOUSE[who].seal(header, fixed + tail)
     responder = house()
     outcome = responder.receive(datagram, via.address, now)
-    check(responder, datagram, outcome)
+    check_outcome(responder, datagram, outcome)
     if len(datagram) > MAX_DATAGRAM:
         assert outcome == Dropped("bad_size")
     elif via is STRANGER:
@@ -340,7 +313,7 @@ def test_no_datagram_takes_effect_twice(steps: list[Step], limit: int) -> None:
                 if step.kind == "change":
                     datagram = step.change.apply(datagram)
         outcome = responder.receive(datagram, step.who.address, step.now)
-        check(responder, datagram, outcome)
+        check_outcome(responder, datagram, outcome)
         if isinstance(outcome, Accepted):
             assert datagram in sent
             assert datagram not in accepted

@@ -1,0 +1,137 @@
+"""The authorized-peers file (`anubis/files/authorized_peers.py` and all that it is made of).
+
+Any bytes are a table of peers, or a ConfigError with a place for every problem and no preshared
+key in it. In a table that was read, names, keys and control addresses are unique, no network lies
+in one of a peer of another group, every entry is found by what it has, and the same entries
+written plainly read the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from anubis.durations import format_duration
+from anubis.errors import ConfigError, Location
+from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, parse_authorized_peers
+from anubis.files.keyfile import GuardedFile
+from anubis.files.peer_checks import OwnKeys
+from anubis.files.peer_stanza import GRAMMAR
+from tests.fuzz.tools import assert_problems_have_places, uncommented
+from tests.vectors.world import HOUSE, LAPTOP, PHONE, STRANGER
+
+RUNS = 10_000
+MAX_LENGTH = 1000
+TOKENS = (
+    *(f"{key.name} = ".encode() for key in GRAMMAR.sections[0].keys),
+    b"[Peer]\n", b"none", b"up", b"status", b"::/0", b"0.0.0.0/0", b"/32", b"[::1]:1", b"off",
+    b"fd61:6e75:6269:7300::1/128", b"8h", b"0s", b"25", b"#", b"\n", b"=", b",",
+    *(str(host.public_key).encode() for host in (HOUSE, LAPTOP, PHONE, STRANGER)),
+)  # fmt: skip
+
+_PATH = Path("/etc/anubis/authorized_peers")
+_EXAMPLE = Path(__file__).parents[3] / "etc" / "authorized_peers"
+_OWN = OwnKeys(HOUSE.public_key, HOUSE.control_public)
+_PRESHARED = re.compile(rb"(?im)^[ \t]*PresharedKey[ \t]*=[ \t]*([A-Za-z0-9+/]{43}=)[ \t]*$")
+_PUBLIC = re.compile(rb"(?i)PublicKey\s*=\s*([A-Za-z0-9+/]{43}=)")
+_NOWHERE = Location(_PATH)
+
+
+def run(data: bytes) -> None:
+    """Read the input as the whole file; a `!` in front makes it one that others can read."""
+    private = not data.startswith(b"!")
+    text = data.removeprefix(b"!")
+    try:
+        peers = _read(text, private=private)
+    except ConfigError as error:
+        assert_problems_have_places(error, text)
+        # What the file itself gives as a public key may be named as one.
+        for secret in set(_PRESHARED.findall(text)) - set(_PUBLIC.findall(text)):
+            assert secret.decode() not in str(error), "a preshared key is shown"
+        return
+    assert private or not any(peer.preshared_key for peer in peers)
+    _check_table(peers)
+    again = _read("".join(_written(peer) for peer in peers).encode(), private=True)
+    assert [_placeless(peer) for peer in again] == [_placeless(peer) for peer in peers]
+
+
+def _read(text: bytes, *, private: bool) -> AuthorizedPeers:
+    return parse_authorized_peers([GuardedFile(_PATH, text, private=private)], own=_OWN)
+
+
+def _placeless(peer: AuthorizedPeer) -> AuthorizedPeer:
+    return replace(peer, location=_NOWHERE)
+
+
+def _check_table(peers: AuthorizedPeers) -> None:
+    keys = [key for p in peers for key in {p.public_key, p.control_public_key}]
+    assert len(keys) == len(set(keys))
+    assert not {_OWN.production, _OWN.control} & set(keys)
+    for peer in peers:
+        assert peers.by_name(peer.name.upper()) is peer
+        assert peers.by_public_key(peer.public_key) is peer
+        for address in (peer.control.routable, peer.control.link_local):
+            assert peers.by_control_address(address) is peer
+        for lease in (peer.lease_seconds, peer.max_lease_seconds):
+            assert lease is None or lease > 0
+    for one, other in itertools.combinations(peers, 2):
+        if one.group is None or one.group != other.group:
+            _check_apart(one, other)
+
+
+def _check_apart(one: AuthorizedPeer, other: AuthorizedPeer) -> None:
+    """See by brute force that no network of one lies in one of the other."""
+    for a, b in itertools.product(one.allowed_ips, other.allowed_ips):
+        if a.version == b.version and (a.prefixlen == 0) == (b.prefixlen == 0):
+            assert not a.overlaps(b), (a, b)
+
+
+def _written(peer: AuthorizedPeer) -> str:
+    """Write every value in its plainest form."""
+    lines = [
+        "[Peer]",
+        f"Name = {peer.name}",
+        f"PublicKey = {peer.public_key}",
+        f"ControlPublicKey = {peer.control_public_key}",
+        *(f"AllowedIPs = {network}" for network in peer.allowed_ips),
+        f"PersistentKeepalive = {peer.persistent_keepalive}",
+        f"May = {', '.join(sorted(peer.may)) or 'none'}",
+    ]
+    if peer.preshared_key is not None:
+        lines.append(f"PresharedKey = {base64.b64encode(bytes(peer.preshared_key)).decode()}")
+    if peer.endpoint is not None:
+        lines.append(f"Endpoint = {peer.endpoint}")
+    if peer.control_endpoint is not None:
+        lines.append(f"ControlEndpoint = {peer.control_endpoint}")
+    if peer.lease_seconds is not None:
+        lines.append(f"Lease = {format_duration(peer.lease_seconds)}")
+    if peer.max_lease_seconds is not None:
+        lines.append(f"MaxLease = {format_duration(peer.max_lease_seconds)}")
+    if peer.group is not None:
+        lines.append(f"Group = {peer.group}")
+    return "\n".join([*lines, "", ""])
+
+
+def seeds() -> Iterator[bytes]:
+    """Give the example without its prose, and stanzas in order and in disorder."""
+    yield uncommented(_EXAMPLE.read_bytes())
+    one = f"[Peer]\nName = One\nPublicKey = {LAPTOP.public_key}\nAllowedIPs = 10.0.0.0/8\n"
+    two = f"[peer]\nname=two\npublickey={PHONE.public_key}\nallowedips=10.1.0.0/16, fd00::/8\n"
+    rest = (
+        "Endpoint = [2001:db8::1]:4296\nControlEndpoint = example.org:4297\nLease = 1h\n"
+        "MaxLease = 1d\nMay = up, down\nPersistentKeepalive = 25\nGroup = home\n"
+        "PresharedKey = AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=\n"
+    )
+    control = f"ControlPublicKey = {STRANGER.public_key}\n"
+    yield from ((one + line).encode() for line in rest.splitlines(keepends=True))
+    yield from (text.encode() for text in (
+        one + rest + control, one + two, one + "Group = a\n" + two + "Group = a\n",
+        "!" + one + rest, one + one, one + f"ControlPublicKey = {HOUSE.public_key}\n",
+        two + "May = none, up\n",
+        "[Peer]\nName\nAllowedIPs = 0.0.0.0/0, ::/0, 10.1.2.3/33\nEndpoint = 10.0.0.1:0\n",
+        two.replace("10.1.0.0/16", "0.0.0.0/0") + one.replace("10.0.0.0/8", "0.0.0.0/0"),
+    ))  # fmt: skip

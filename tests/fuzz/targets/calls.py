@@ -1,0 +1,64 @@
+"""What a call of the HTTP API asks for (`anubis/daemon/calls.py`), without HTTP.
+
+Any method, path, query and body are a call that is as documented, or a BadRequest. Only a POST
+changes something, and what it asks for is within its ranges.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from anubis.daemon.calls import Change, StatusCall, parse_call
+from anubis.errors import BadRequest
+from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS
+
+RUNS = 80_000
+MAX_LENGTH = 2200
+TOKENS = (
+    b"GET\n", b"POST\n", b"/v1/status", b"/v1/connections/", b"/up\n\n", b"/down\n\n", b"/switch\n",
+    b'{"lease_seconds": ', b'{"timeout_seconds": ', b'{"pinned": ', b"true", b"null", b"1e999",
+    b"NaN", b"-Infinity", b"2678400", b"120.0", b"[", b"{}", b"%2f", b"..",
+)  # fmt: skip
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def run(data: bytes) -> None:
+    """Read three lines as method, path and query, and what follows them as the body."""
+    method, path, query, body = (*data.split(b"\n", 3), b"", b"", b"")[:4]
+    words = [part.decode("utf-8", "surrogateescape") for part in (method, path, query)]
+    try:
+        call = parse_call(*words)
+        if isinstance(call, Change):
+            call = call.with_body(body)
+    except BadRequest as error:
+        assert len(error.message) < 5000, "an error that repeats what it was sent"
+        json.dumps(error.message)
+        return
+    assert words[2] == ""
+    assert call.name is None or _NAME.fullmatch(call.name)
+    if isinstance(call, StatusCall):
+        assert words[0] == "GET"
+        return
+    assert words[0] == "POST"
+    assert TIMEOUT_SECONDS[0] <= call.timeout_seconds <= TIMEOUT_SECONDS[1]
+    lease = call.lease_seconds
+    assert lease is None or (type(lease) is int and LEASE_SECONDS[0] <= lease <= LEASE_SECONDS[1])
+    assert call.verb != "down" or (lease, call.pinned) == (None, False)
+    assert type(call.pinned) is bool
+
+
+def seeds() -> Iterator[bytes]:
+    """Give every call with every key, and each in some disorder."""
+    yield from (
+        b"GET\n/v1/status\n\n", b"GET\n/v1/status/Jacinth\n\n", b"GET\n/v1/status\na=1\n",
+        b'POST\n/v1/connections/jacinth/up\n\n{"lease_seconds": 60, "timeout_seconds": 0.5}',
+        b'POST\n/v1/connections/surya/switch\n\n{"pinned": true, "lease_seconds": null}',
+        b'POST\n/v1/connections/surya/down\n\n{"timeout_seconds": 120}', b"PUT\n/v1/status\n\n",
+        b'POST\n/v1/connections/a/down\n\n{"lease_seconds": 60}', b"POST\n/v1/connections/../up\n",
+        b'POST\n/v1/connections/a/up\n\n{"pinned": 1, "pinned": 1}',
+        b'POST\n/v1/connections/a/up\n\n{"timeout_seconds": 1e999}',
+        b"POST\n/v1/connections/a/up\n\n[NaN]", b"POST\n/v1/connections/a/up\n\n" + b"[" * 2000,
+    )  # fmt: skip
