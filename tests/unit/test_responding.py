@@ -8,6 +8,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -74,7 +75,9 @@ class Failing:
         self.sent.append(datagram)
 
 
-def house(failing: Failing, tmp_path: Path) -> tuple[Responding, Keyring, Keyring]:
+def house(
+    failing: Failing, tmp_path: Path, clock: Clock | None = None
+) -> tuple[Responding, Keyring, Keyring]:
     """Return a house, its keyring, and that of the one peer it has."""
     draw = random.Random(1).randbytes
     ours, theirs = (Keyring(PrivateKey.generate(draw)) for _ in range(2))
@@ -83,7 +86,7 @@ def house(failing: Failing, tmp_path: Path) -> tuple[Responding, Keyring, Keyrin
         gatekeeper=failing,
         production=failing,
         control=failing,
-        clock=Clock(),
+        clock=clock or Clock(),
         silence=SimpleNamespace(heard=lambda _peer: None, stop=lambda: None),
     )
     watermarks = Watermarks(tmp_path / "a", tmp_path / "b", responder)
@@ -110,7 +113,9 @@ async def test_who_asked_is_told_of_a_failure(error: Exception, tmp_path: Path) 
 async def test_who_asks_too_often_is_told_so(tmp_path: Path) -> None:
     """Beyond its budget a peer gets `busy`, without anything being done."""
     failing = Failing(LocalFailure("asked"))
-    responding, ours, theirs = house(failing, tmp_path)
+    times = chain([0.0], repeat(3600.0))  # an hour after the start, and then no time passes
+    stopped = Clock(boot=lambda: next(times))
+    responding, ours, theirs = house(failing, tmp_path, stopped)
     results = []
     for asked in range(REQUESTS.burst + 20):
         initiator = Initiator(
