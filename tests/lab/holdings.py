@@ -39,10 +39,14 @@ clear_caches = getattr(sys, "_clear_internal_caches", sys._clear_type_cache)
 def tell(*_):
     gc.collect()
     clear_caches()  # of up to 4,096 names of attributes, which fills over hours
+    # Python makes its table of names anew, and perhaps larger, when so many have come and gone.
+    for number in range(200_000):
+        sys.intern(f"name {number}")
+    malloc = mallinfo2()
     answer = {
         "tasks": len(asyncio.all_tasks()),
         "blocks": sys.getallocatedblocks(),
-        "allocated": mallinfo2().uordblks,
+        "allocated": malloc.uordblks + malloc.hblkhd,
     }
     with open("ANSWER.new", "w") as file:
         json.dump(answer, file)
