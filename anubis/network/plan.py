@@ -97,6 +97,8 @@ def _confinement(interface: str, address: IPv6Address) -> str:
 
     Spoofed sources are dropped before anything (`raw`), also before a redirect could hide them.
     A drop is final whatever other tables accept. No counters: the ruleset must not change by use.
+    The service's own packets are not tracked: one peer could send from so many ports that the
+    host's table of connections is full, and with it all its other traffic is cut.
     """
     link_local = IPv6Address(LINK_LOCAL_PREFIX.network_address.packed[:8] + address.packed[8:])
     ours = f"{{ {link_local}, {address} }}"
@@ -109,6 +111,12 @@ def _confinement(interface: str, address: IPv6Address) -> str:
 		type filter hook prerouting priority raw; policy accept;
 		iifname != {{ "{interface}", "lo" }} ip6 saddr {CONTROL_PREFIX} drop
 		iifname != {{ "{interface}", "lo" }} ip6 daddr {CONTROL_PREFIX} drop
+		iifname "{interface}" {ports} dport {SERVICE_PORT} notrack
+	}}
+
+	chain answers {{
+		type filter hook output priority raw; policy accept;
+		oifname "{interface}" {ports} sport {SERVICE_PORT} notrack
 	}}
 
 	chain input {{
