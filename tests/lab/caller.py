@@ -22,7 +22,15 @@ from anubis.lab.entry import host_process
 from anubis.lab.lab import Lab
 from anubis.protocol.channel import Keyring
 from anubis.protocol.initiator import Initiator, NoReply
-from anubis.protocol.wire import MAX_DATAGRAM, Header, Reply, Result, Verb
+from anubis.protocol.wire import (
+    MAX_DATAGRAM,
+    NONCE_SIZE,
+    Header,
+    MessageType,
+    Reply,
+    Result,
+    Verb,
+)
 from anubis.wireguard.keys import PrivateKey, PublicKey
 from tests.lab.hostile import (
     control_address,
@@ -174,9 +182,29 @@ class Caller:
                 received = self.socket.recv(MAX_DATAGRAM + 1)
             except TimeoutError:
                 return None
-        header = Header.decode(received)
-        reply = Reply.decode(self.keyring.channel(self.peer).open(header, received))
-        return received, Result(reply.result).name.lower()
+        return received, Result(self.opened(received).result).name.lower()
+
+    def sealed(
+        self,
+        body: bytes,
+        *,
+        kind: MessageType = MessageType.REQUEST,
+        sender: PublicKey | None = None,
+    ) -> bytes:
+        """Seal a body with any content; `sender` is who the header says it is from."""
+        header = Header(kind, 1, sender or self.keyring.public_key, os.urandom(NONCE_SIZE))
+        return self.keyring.channel(self.peer).seal(header, body)
+
+    def opened(self, datagram: bytes) -> Reply:
+        """Open an answer. Raises NotAuthentic or Malformed."""
+        header = Header.decode(datagram)
+        return Reply.decode(self.keyring.channel(self.peer).open(header, datagram))
+
+    def told(self, datagram: bytes) -> Reply:
+        """Send bytes and return the answer, which must come."""
+        answer = self.send_and_open(datagram)
+        assert answer is not None
+        return self.opened(answer[0])
 
     def answers(self) -> list[bytes]:
         """Return what has arrived and was not read."""

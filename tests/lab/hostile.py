@@ -133,9 +133,12 @@ def has_peer(lab: Lab, host: str, key: str) -> bool:
     return key in lab.run(host, "wg", "show", "wg0", "peers", check=True).stdout.split()
 
 
-def new_tunnel(lab: Lab, host: str, to: str) -> None:
-    """Forget the session of a control tunnel, as after a reboot: the next packet shakes hands."""
-    key, interface = public_key(lab, to, "control"), control_interface(host)
+def new_tunnel(lab: Lab, host: str, to: str, plane: str = "control") -> None:
+    """Forget the session of a tunnel, as after a reboot: the next packet shakes hands.
+
+    Of production only on a phone, which has one interface for both.
+    """
+    key, interface = public_key(lab, to, plane), control_interface(host)
     fields = {}
     for field in ("endpoints", "allowed-ips"):
         shown = lab.run(host, "wg", "show", interface, field, check=True).stdout

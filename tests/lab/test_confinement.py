@@ -8,7 +8,6 @@ latest priority, and by sockets that listen on all addresses.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -35,6 +34,7 @@ from tests.lab.hostile import (
     nft_table,
     public_key,
 )
+from tests.lab.packets import ETHERTYPE, Injector, checksum, ip_packet, udp_packet
 
 ALL_PORTS = range(65536)
 SOME_PORTS = (*range(1, 1024, 17), *range(1999, 2203), 4296, 4297, 4298, 4299, 51820, 65535)
@@ -45,30 +45,9 @@ PATIENCE = 0.05  # seconds until what has not arrived is sent again
 SOURCE_PORT = 4298  # the one that answers of the service come from: the likeliest to be let in
 LAST_WORDS = 1.0  # seconds until both ends have forgotten the tunnel's session
 SILENCE = 20.0  # seconds; WireGuard would acknowledge after 10 s, and ask again after 15 s
-ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 HEADER = {4: 20, 6: 40}  # bytes
 
 STRANGER = {4: "10.66.0.10", 6: "fd66::10"}  # source addresses that are no control address
-
-
-def checksum(data: bytes) -> int:
-    """Return the sum of RFC 1071 before it is inverted."""
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def ip_packet(source: str, target: str, protocol: int, payload: bytes) -> bytes:
-    """Return an IP packet of either family."""
-    src, dst = ip_address(source), ip_address(target)
-    if src.version == 6:
-        head = struct.pack(">IHBB", 6 << 28, len(payload), protocol, 64)
-        return head + src.packed + dst.packed + payload
-    fields = (0x45, 0, 20 + len(payload), 1, 0, 64, protocol)
-    head = struct.pack(">BBHHHBBH", *fields, 0) + src.packed + dst.packed
-    right = 0xFFFF ^ checksum(head)
-    return head[:10] + right.to_bytes(2, "big") + head[12:] + payload
 
 
 def probe(source: str, target: str, protocol: int) -> tuple[bytearray, int, int]:
@@ -89,8 +68,7 @@ class Scanner:
     """Writes packets into the tunnel of one host and sees them come out at the other."""
 
     def __init__(self, lab: Lab, attacker: str, victim: str) -> None:
-        with inside(lab, attacker):
-            self._sender = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        self._injector = Injector(lab, attacker, "anubis0")
         with inside(lab, victim):
             self._witness = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
             self._witness.setsockopt(socket.SOL_SOCKET, 33, 1 << 25)  # SO_RCVBUFFORCE
@@ -98,20 +76,12 @@ class Scanner:
 
     def close(self) -> None:
         """Close the sockets."""
-        self._sender.close()
+        self._injector.close()
         self._witness.close()
 
     def send(self, packet: bytes | bytearray) -> None:
-        """Write one packet into the tunnel; wait while the interface's queue is full."""
-        while True:
-            try:
-                self._sender.sendto(packet, ("anubis0", ETHERTYPE[packet[0] >> 4]))
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                select.select([], [], [], 0.001)
-            else:
-                return
+        """Write one packet into the tunnel."""
+        self._injector.send(packet)
 
     def scan(self, source: str, target: str, protocol: int, ports: Iterable[int]) -> None:
         """Send a probe to each port until every one of them has arrived."""
@@ -433,13 +403,9 @@ def test_a_control_address_from_outside_the_tunnel_is_dropped(
     ):
         for verb in ("up", "status", "down"):
             request = caller.request(verb)
-            head = struct.pack(">HHHH", SERVICE_PORT, SERVICE_PORT, 8 + len(request), 0)
             for target in targets:
-                ends = ip_address(theirs).packed + ip_address(target).packed
-                padded = head + request + bytes(len(request) % 2)
-                total = checksum(ends + struct.pack(">HH", UDP, len(head + request)) + padded)
-                payload = head[:6] + (0xFFFF ^ total).to_bytes(2, "big") + request
-                sender.sendto(ip_packet(theirs, target, UDP, payload), way)
+                packet = udp_packet((theirs, SERVICE_PORT), (target, SERVICE_PORT), request)
+                sender.sendto(packet, way)
         sent = 3 * len(targets)
         wait_until(lambda: counted(lab, "jacinth")[0]["before"] == sent, 5, "all have arrived")
         assert counted(lab, "jacinth")[0]["behind"] == 0

@@ -31,7 +31,6 @@ from tests.lab.hostile import (
     take_down,
 )
 
-VERBS = ("up", "down", "renew", "status", "gone")
 # Runs the daemon with a clock that is wrong by what a file says, in seconds.
 WRONG_CLOCK = """
 import sys, time
@@ -128,11 +127,12 @@ def test_no_recorded_datagram_has_an_effect(
 def test_a_repeat_gets_the_reply_that_was_lost(lab: Lab, xena: Caller) -> None:
     """The request accepted last is answered with the same bytes as before, and done once."""
     mark = LogMark(lab, "jacinth")
-    request = xena.ask("up").requests[-1]
+    request = xena.ask("up").requests[-1]  # a clock that was ahead before costs a challenge
+    asked = LogMark(lab, "jacinth")
     replies = {xena.send_and_open(request) for _ in range(5)}
     assert [each[1] for each in replies if each] == ["done"]
     assert len(mark.matching("up")) == 1
-    assert not mark.matching("refused")
+    assert not asked.matching("refused")
     assert xena.ask("down").result == "done"
 
 
@@ -187,44 +187,6 @@ def forget_watermarks(lab: Lab) -> None:
     lab.path("jacinth", WATERMARKS).unlink()
     lab.daemon("jacinth").start()
     new_tunnel(lab, "xena", "jacinth")
-
-
-@pytest.fixture
-def selen(lab: Lab) -> Iterator[Caller]:
-    """Have the phone's tunnel up, and its connection to jacinth; speak as the phone."""
-    lab.run("selen", "wg-quick", "up", "anubis", check=True)
-    with Caller(lab, "selen") as phone:
-        assert phone.ask("up").result == "done"
-        yield phone
-        assert phone.ask("down").result == "done"
-    lab.run("selen", "wg-quick", "down", "anubis", check=True)
-
-
-def test_another_s_key_opens_nothing(lab: Lab, xena: Caller, selen: Caller) -> None:
-    """A request that proves selen's production key and xena's control key is refused as such."""
-    mark = LogMark(lab, "jacinth")
-    genuine = selen.ask("renew").requests
-    before = state(lab, "jacinth")
-    with Caller(lab, "xena", key_of="selen") as thief:
-        for verb in VERBS:
-            assert thief.ask(verb).result == "key_mismatch"
-        for request in genuine:  # the very bytes that were accepted last
-            replied = thief.send_and_open(request)
-            assert replied is not None
-            assert replied[1] == "key_mismatch"
-    assert differences(before, state(lab, "jacinth")) == []
-    assert mark.matching("refused", "peer=selen", "reason=key_mismatch")
-    assert not mark.matching("up")
-    assert not mark.matching("down")
-
-
-def test_a_peer_touches_its_own_connection_only(lab: Lab, xena: Caller, selen: Caller) -> None:
-    """Whatever xena asks for is about xena; selen's connection stays as it is."""
-    key = public_key(lab, "selen")
-    for verb in ("up", "renew", "status", "down", "gone"):
-        assert xena.ask(verb).result in {"done", "no_connection"}
-        assert has_peer(lab, "jacinth", key)
-    assert selen.ask("status").up
 
 
 @pytest.mark.parametrize("years", [-50, -10, 10, 400])
@@ -325,11 +287,13 @@ def test_garbage_is_met_with_silence(lab: Lab, xena: Caller) -> None:
     memory = resident(lab)
     genuine = xena.request("up")
     spoilt = garbled(genuine, random.Random(SEED))
-    for number, datagram in enumerate(spoilt):
-        xena.send(datagram)
-        if number % 64 == 0:  # keeps in step: the socket's buffer must not overflow
-            assert xena.ask("status").result == "done"
-    assert xena.ask("status").result == "done"
+    # Asked from another port: reading its answers must not swallow any to what is spoilt.
+    with Caller(lab, "xena") as honest:
+        for number, datagram in enumerate(spoilt):
+            xena.send(datagram)
+            if number % 64 == 0:  # keeps in step: the socket's buffer must not overflow
+                assert honest.ask("status").result == "done"
+        assert honest.ask("status").result == "done"
     assert xena.answers() == []
     assert differences(before, state(lab, "jacinth")) == []
     assert anubis(lab, "jacinth", "status").status == 0
