@@ -72,7 +72,7 @@ class Sleep:
     async def _attend(self) -> None:
         """Serve one connection to the bus for as long as it lasts."""
         bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
-        heard: asyncio.Queue[Message] = asyncio.Queue(_MAX_HEARD)
+        heard: asyncio.Queue[bool] = asyncio.Queue(_MAX_HEARD)
         async with asyncio.timeout(_CALL_SECONDS):
             await bus.connect()
         try:
@@ -88,9 +88,9 @@ class Sleep:
         finally:
             bus.disconnect()
 
-    async def _serve(self, bus: MessageBus, lock: _Lock, heard: asyncio.Queue[Message]) -> None:
+    async def _serve(self, bus: MessageBus, lock: _Lock, heard: asyncio.Queue[bool]) -> None:
         while True:
-            if await self._next(bus, heard):
+            if await self._next(heard):
                 await self._suspend()
                 lock.release()
                 continue
@@ -102,15 +102,11 @@ class Sleep:
                 if heard.empty():
                     raise
 
-    async def _next(self, bus: MessageBus, heard: asyncio.Queue[Message]) -> bool:
+    async def _next(self, heard: asyncio.Queue[bool]) -> bool:
         """Return whether logind announces a suspend, or else a resume."""
         try:
             async with asyncio.timeout(None if self._doing is None else AWAKE_SECONDS):
-                while True:
-                    message = await heard.get()
-                    # A signal can be sent to us by everybody on the bus.
-                    if message.sender == await _logind(bus):
-                        return bool(message.body[0])
+                return await heard.get()
         except TimeoutError:
             event(logging.WARNING, "resume_not_announced", seconds=AWAKE_SECONDS)
             return False
@@ -167,19 +163,17 @@ class _Lock:
             self._descriptor = None
 
 
-def _into(heard: asyncio.Queue[Message]) -> Callable[[Message], None]:
+def _into(heard: asyncio.Queue[bool]) -> Callable[[Message], None]:
     def handle(message: Message) -> None:
         is_word = message.message_type == MessageType.SIGNAL and message.signature == "b"
-        if is_word and message.member == "PrepareForSleep" and not heard.full():
-            heard.put_nowait(message)
+        if not is_word or message.member != "PrepareForSleep":
+            return
+        # To our own name everybody can send a signal; to all, of logind's alone the bus lets
+        # through what we asked to hear.
+        if message.destination is None and not heard.full():
+            heard.put_nowait(bool(message.body[0]))
 
     return handle
-
-
-async def _logind(bus: MessageBus) -> str:
-    """Return by which name of its own logind is on the bus."""
-    reply = await _call(bus, "org.freedesktop.DBus", "GetNameOwner", "org.freedesktop.login1")
-    return str(reply.body[0])
 
 
 async def _end_of(bus: MessageBus) -> None:

@@ -153,14 +153,15 @@ async def test_a_logind_that_comes_late_is_found(
             (tmp_path / "bus").unlink(missing_ok=True)
 
 
-async def test_only_logind_is_believed(bus_address: str) -> None:
-    """Everybody on the bus can send us a signal of that name; it is passed over."""
+@pytest.mark.parametrize("is_for_us", [True, False])
+async def test_only_logind_is_believed(bus_address: str, *, is_for_us: bool) -> None:
+    """Everybody on the bus can send a signal of that name, to us or to all; it is passed over."""
     host = Host()
     async with logind(bus_address) as service, attended(host):
         await until(lambda: service.locks)
         stranger = await MessageBus(bus_address=bus_address).connect()
         message = announcement(suspending=True)
-        message.destination = service.asked[0].sender
+        message.destination = service.asked[0].sender if is_for_us else None
         await stranger.send(message)
         stranger.disconnect()
         await service.announce(suspending=False)
