@@ -234,7 +234,7 @@ def test_without_descriptors_the_daemon_waits(lab: Lab) -> None:
             began, used = time.monotonic(), processor_seconds(process)
             with pytest.raises(LocalFailure):
                 client(lab, "xena").status()
-            assert processor_seconds(process) - used < 0.1 * (time.monotonic() - began)
+            assert processor_seconds(process) - used < 0.03 * (time.monotonic() - began)
         wait_until(lambda: daemon.ready, 5, "it answers again")
         assert ping.outages() == []
     said = daemon.log[known:]
