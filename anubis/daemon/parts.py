@@ -51,11 +51,14 @@ class Parts:
         `lease` is what the far end is asked for, in seconds; without, it has what we have. Raises
         LocalFailure if that cannot be written; then it is not noted.
         """
+        before = self.gatekeeper.unfinished.get(peer.name)
         self._note(peer, lease)
         try:
             self.save()
         except LocalFailure:
             self.gatekeeper.settled(peer.name)
+            if before is not None:
+                self.gatekeeper.begun(peer.name, before)
             raise
 
     def note_end(self, peer: AuthorizedPeer) -> None:

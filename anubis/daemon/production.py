@@ -92,7 +92,10 @@ class Production:
         kept = {peer.name: peer for peer in up}
         self._left = {name: key for name, key in peers.items() if name not in kept}
         lost = [peer for peer in kept.values() if not await self._recommit(peer)]
-        await self._tidy()
+        try:
+            await self._tidy()
+        except LocalFailure as error:  # `mend` goes on
+            event(logging.ERROR, "not_taken_away", reason=error.message)
         return lost
 
     async def _recommit(self, peer: AuthorizedPeer) -> bool:
@@ -249,22 +252,28 @@ class Production:
         """
         async with self._lock:
             mended = await self._carrier.mend_link(allow, in_use=self.is_up)
+            if self.is_up:
+                mended += await self._mend_connections(mended, allow)
             if self._is_untidy:
                 await self._tidy()
                 mended += (Mended(f"what ended connections had on {self.name}", "remained"),)
-            if not self.is_up:
-                return mended
-            device = await self._carrier.device()
-            mark = self._carrier.mark
-            mended += await self._carrier.mend_settings(device, allow)
-            if self._carrier.mark != mark:
-                await self._apply()
-            peers = await self._mend_peers(device, allow)
-            if Mended(f"interface {self.name}", "vanished") in mended:
-                await self._carrier.fit_mtu()
-            return mended + peers
+            return mended
 
     # Steps; the lock is held
+
+    async def _mend_connections(
+        self, before: tuple[Mended, ...], allow: Allow
+    ) -> tuple[Mended, ...]:
+        """Put right what WireGuard has; `before` is what was done to the link."""
+        device = await self._carrier.device()
+        mark = self._carrier.mark
+        mended = await self._carrier.mend_settings(device, allow)
+        if self._carrier.mark != mark:
+            await self._apply()
+        mended += await self._mend_peers(device, allow)
+        if Mended(f"interface {self.name}", "vanished") in before:
+            await self._carrier.fit_mtu()
+        return mended
 
     async def _mend_peers(self, device: Device, allow: Allow) -> tuple[Mended, ...]:
         """Put right what WireGuard has of our peers, and note where they are."""
