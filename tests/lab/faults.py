@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from anubis.errors import AnubisError, LocalFailure, Refused
+from anubis.events import Result
 from anubis.lab.daemon import DaemonFailed
 from tests.lab.walks import Walk
 
@@ -33,7 +34,7 @@ class Faults(Walk):
 
     kind: ClassVar[str] = "calls"
     number: int = errno.ENOBUFS
-    told: int = 0  # how often the caller got an error
+    told: int = 0  # how often the caller got an error, or a warning
 
     def disturb(self, place: str) -> bool:
         """Do the operation; return whether the call was made, and has failed."""
@@ -41,18 +42,24 @@ class Faults(Walk):
         known = len(daemon.log)
         self.victim.plan(fail=place, errno=self.number)
         error: AnubisError | None = None
+        warnings: tuple[str, ...] = ()
         try:
-            self.act()
+            result = self.act()
         except AnubisError as failure:
             error = failure
+        else:
+            warnings = result.warnings if isinstance(result, Result) else ()
         failed = bool(self.victim.passed())
         self.victim.plan()
         said = daemon.log[known:]
         if isinstance(error, DaemonFailed):
             self.victim.start()
-        self.told += error is not None
+        self.told += error is not None or bool(warnings)
         for wrong in (*self._unclear(error, said), *_BUG.findall(said)):
             self.fail(place, wrong)
+        for warning in warnings:
+            if os.strerror(self.number) not in warning or "\n" in warning:
+                self.fail(place, f"unclear: {warning}")
         if daemon.process is None:
             self.fail(place, "the daemon has died")
             self.victim.start()

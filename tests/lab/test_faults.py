@@ -57,7 +57,7 @@ def walk(
     """
     calls = chosen(one.places())
     one.run(calls)
-    say(f"{one.tried} failures at {one.victim.host}, {one.told} told to the caller")
+    say(f"{one.tried} failures at {one.victim.host}, of {one.told} the caller was told")
     assert not one.failed, "\n\n".join(f"{call}:\n{wrong}" for call, wrong in one.failed.items())
     assert one.tried >= at_least * len(calls), one.missed
 
