@@ -111,6 +111,9 @@ def _written(peer: AuthorizedPeer) -> str:
         lines.append(f"Lease = {format_duration(peer.lease_seconds)}")
     if peer.max_lease_seconds is not None:
         lines.append(f"MaxLease = {format_duration(peer.max_lease_seconds)}")
+    if peer.idle_timeout is not None:
+        idle = format_duration(peer.idle_timeout) if peer.idle_timeout else "off"
+        lines.append(f"IdleTimeout = {idle}")
     if peer.group is not None:
         lines.append(f"Group = {peer.group}")
     return "\n".join([*lines, "", ""])

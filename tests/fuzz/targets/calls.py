@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from anubis.daemon.calls import Change, StatusCall, parse_call
+from anubis.daemon.calls import Change, ReloadCall, StatusCall, parse_call
 from anubis.errors import BadRequest
 from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS
 
@@ -18,6 +18,7 @@ RUNS = 80_000
 MAX_LENGTH = 2200
 TOKENS = (
     b"GET\n", b"POST\n", b"/v1/status", b"/v1/connections/", b"/up\n\n", b"/down\n\n", b"/switch\n",
+    b"/v1/reload\n\n",
     b'{"lease_seconds": ', b'{"timeout_seconds": ', b'{"pinned": ', b"true", b"null", b"1e999",
     b"NaN", b"-Infinity", b"2678400", b"120.0", b"[", b"{}", b"%2f", b"..",
 )  # fmt: skip
@@ -33,21 +34,27 @@ def run(data: bytes) -> None:
         call = parse_call(*words)
         if isinstance(call, Change):
             call = call.with_body(body)
+        elif isinstance(call, ReloadCall):
+            call.check_body(body)
     except BadRequest as error:
         assert len(error.message) < 5000, "an error that repeats what it was sent"
         json.dumps(error.message)
         return
     assert words[2] == ""
+    if isinstance(call, ReloadCall):
+        assert words[:2] == ["POST", "/v1/reload"]
+        assert not body or json.loads(body) == {}
+        return
     assert call.name is None or _NAME.fullmatch(call.name)
     if isinstance(call, StatusCall):
         assert words[0] == "GET"
         return
     assert words[0] == "POST"
-    assert TIMEOUT_SECONDS[0] <= call.timeout_seconds <= TIMEOUT_SECONDS[1]
-    lease = call.lease_seconds
+    assert TIMEOUT_SECONDS[0] <= call.terms.timeout_seconds <= TIMEOUT_SECONDS[1]
+    lease, pinned = call.terms.lease_seconds, call.terms.pinned
     assert lease is None or (type(lease) is int and LEASE_SECONDS[0] <= lease <= LEASE_SECONDS[1])
-    assert call.verb != "down" or (lease, call.pinned) == (None, False)
-    assert type(call.pinned) is bool
+    assert call.verb != "down" or (lease, pinned) == (None, False)
+    assert type(pinned) is bool
 
 
 def seeds() -> Iterator[bytes]:
@@ -57,6 +64,7 @@ def seeds() -> Iterator[bytes]:
         b'POST\n/v1/connections/jacinth/up\n\n{"lease_seconds": 60, "timeout_seconds": 0.5}',
         b'POST\n/v1/connections/surya/switch\n\n{"pinned": true, "lease_seconds": null}',
         b'POST\n/v1/connections/surya/down\n\n{"timeout_seconds": 120}', b"PUT\n/v1/status\n\n",
+        b"POST\n/v1/reload\n\n{}", b'POST\n/v1/reload\n\n{"a": 1}', b"GET\n/v1/reload\n\n",
         b'POST\n/v1/connections/a/down\n\n{"lease_seconds": 60}', b"POST\n/v1/connections/../up\n",
         b'POST\n/v1/connections/a/up\n\n{"pinned": 1, "pinned": 1}',
         b'POST\n/v1/connections/a/up\n\n{"timeout_seconds": 1e999}',

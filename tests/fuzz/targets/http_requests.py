@@ -14,21 +14,23 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from anubis.daemon.api import ApiServer, Report
+from anubis.daemon.aside import Aside
+from anubis.daemon.calls import Terms
 from anubis.daemon.http import Server
-from anubis.errors import NoAnswer, UnknownConnection
-from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS, ConnectionStatus, Result
+from anubis.errors import ConfigError, Location, NoAnswer, Problem, UnknownConnection
+from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS, ConnectionStatus, Reloaded, Result
 from tests.fuzz.tools import Input
 
 RUNS = 6_000
 MAX_LENGTH = 9500
 TOKENS = (
     b"GET /v1/status HTTP/1.1\r\n", b"POST /v1/connections/jacinth/up HTTP/1.1\r\n", b"/down ",
-    b"/switch ", b"Host: a\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n",
+    b"/switch ", b"POST /v1/reload HTTP/1.1\r\n", b"Host: a\r\n", b"Content-Length: ",
+    b"Transfer-Encoding: chunked\r\n",
     b"\r\n\r\n", b"0\r\n\r\n", b"Connection: close\r\n", b"Expect: 100-continue\r\n",
     b"Upgrade: websocket\r\n",
     b"Content-Encoding: gzip\r\n", b'{"pinned": true}', b"HTTP/1.0", b"?", b"%00", b"http://a/",
@@ -36,7 +38,7 @@ TOKENS = (
 )  # fmt: skip
 
 _VERSION = re.compile(rb"HTTP/\d\.\d")  # aiohttp repeats the one that it was asked with
-_STATUS = {100, 200, 400, 403, 404, 405, 409, 413, 503, 504}
+_STATUS = {100, 200, 400, 403, 404, 405, 409, 413, 422, 503, 504}
 _TURNS = 100_000  # of the event loop; a call of 64 KiB in small chunks takes some hundred
 
 
@@ -48,31 +50,27 @@ class _Operations:
         _check_name(name or "all")
         return [ConnectionStatus(name or "surya", "down")]
 
-    async def up(
-        self,
-        name: str,
-        *,
-        lease_seconds: int | None,
-        timeout_seconds: float,
-        report: Report,
-        pinned: bool = False,
-    ) -> Result:
-        """Succeed, but for two names."""
+    async def up(self, name: str, terms: Terms, report: Report) -> Result:
+        """Succeed, but for one name."""
         _check_name(name)
-        _check_wishes(lease_seconds, timeout_seconds)
-        assert type(pinned) is bool
+        _check_wishes(terms.lease_seconds, terms.timeout_seconds)
+        assert type(terms.pinned) is bool
         report("control", "203.0.113.1:4297")
         if name == "leaf":
             raise NoAnswer("no answer")
-        return Result(name, "up", "done", lease_seconds)
+        return Result(name, "up", "done", terms.lease_seconds)
 
     switch = up
 
-    async def down(self, name: str, *, timeout_seconds: float, report: Report) -> Result:
+    async def down(self, name: str, timeout_seconds: float, report: Report) -> Result:
         """Fail before the first step."""
         _check_name(name)
         _check_wishes(None, timeout_seconds)
         raise UnknownConnection("unknown", "hint")
+
+    async def reload(self) -> Reloaded:
+        """Fail, for a file that has a mistake."""
+        raise ConfigError([Problem(Location(Path("/etc/anubis/authorized_peers"), 7), "no key")])
 
 
 def _check_name(name: str) -> None:
@@ -87,14 +85,15 @@ def _check_wishes(lease: int | None, timeout: float) -> None:
     assert TIMEOUT_SECONDS[0] <= timeout <= TIMEOUT_SECONDS[1]
 
 
-class _AtOnce(ThreadPoolExecutor):
+class _AtOnce(Aside[None]):
     """Does work when it is given, so that a run repeats itself."""
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def begin(self, work: Callable[[], None]) -> asyncio.Future[None]:
         """Do it now."""
-        future: Future[Any] = Future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            future.set_result(fn(*args, **kwargs))
+            work()
+            future.set_result(None)
         except Exception as error:  # noqa: BLE001  it is handed on
             future.set_exception(error)
         return future
@@ -151,7 +150,6 @@ class _Log(logging.Handler):
 
 _LOG = _Log()
 _LOOP = asyncio.new_event_loop()
-_LOOP.set_default_executor(_AtOnce())
 _CALLER, _OTHER_END = socket.socketpair(socket.AF_UNIX)
 logging.getLogger("anubis").addHandler(_LOG)
 
@@ -166,6 +164,7 @@ def run(data: bytes) -> None:
 async def _talk(given: Input) -> None:
     operations = _Operations()
     api = ApiServer(operations, Path("/nowhere"))
+    api._asking = _AtOnce("callers")
     server = Server(api._answer)
     cuts = [given.number(2) for _ in range(2)]
     connection, transport = server(), _Transport(_CALLER)
