@@ -10,7 +10,6 @@ import os
 import selectors
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -65,15 +64,15 @@ class Machine:
         variables = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath)}
         job = Job(command, Path.cwd(), {**variables, **(environment or {})}, gifts)
         kernel = self._kernel()
-        with tempfile.TemporaryDirectory(prefix="anubis-machine-") as directory:
-            archive = Path(directory) / "initramfs"
+        # In memory: also whoever is killed leaves no file.
+        with os.fdopen(os.memfd_create("initramfs"), "wb", buffering=0) as archive:
             try:
-                archive.write_bytes(initramfs(kernel, job))
+                archive.write(initramfs(kernel, job))
             except OSError as error:
                 raise MachineFailed(f"{error} (remove it, then make machine)") from error
             reasons = []
             for accelerator in self._accelerators():
-                boot = _Boot(self._qemu(kernel, archive, gifts, accelerator), listener)
+                boot = _Boot(self._qemu(kernel, gifts, accelerator), archive.fileno(), listener)
                 try:
                     if boot.listen(seconds, accelerator[2]):
                         return subprocess.CompletedProcess(
@@ -101,16 +100,18 @@ class Machine:
     def _qemu(
         self,
         kernel: Kernel,
-        archive: Path,
         gifts: Sequence[Path],
         accelerator: tuple[str, str, float],
     ) -> list[str]:
         shares = [("host", Path("/"), ",readonly=on")]
         shares += [(f"gift{number}", gift, "") for number, gift in enumerate(gifts)]
-        words = [_QEMU, "-accel", accelerator[0], "-cpu", accelerator[1]]
+        # With us it ends, whatever our end is.
+        words = ["setpriv", "--pdeathsig=KILL", "--", _QEMU]
+        words += ["-accel", accelerator[0], "-cpu", accelerator[1]]
         words += ["-M", "q35", "-m", self.memory, "-smp", str(self.processors)]
         words += ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
-        words += ["-kernel", str(kernel.image), "-initrd", str(archive), "-append", _APPEND]
+        words += ["-kernel", str(kernel.image)]
+        words += ["-append", _APPEND]
         words += ["-device", "virtio-serial-pci"]
         for name, directory, more in shares:
             path = str(directory).replace(",", ",,")
@@ -127,12 +128,14 @@ class _Boot:
     """A QEMU process and what has come out of its ports so far."""
 
     command: list[str]
+    archive: int  # an open file
     listener: Listener
     _heard: dict[str, bytearray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        words, ends = list(self.command), []
+        words = [*self.command, "-initrd", f"/proc/self/fd/{self.archive}"]
+        ends: list[int] = []
         with ExitStack() as ours:
             for name in (*_PORTS, "console"):
                 reading, writing = os.pipe()
@@ -151,7 +154,7 @@ class _Boot:
                 stdin=subprocess.DEVNULL,
                 stdout=ends[-1],  # with the words of the kernel: why there is no machine
                 stderr=ends[-1],
-                pass_fds=ends,
+                pass_fds=[*ends, self.archive],
             )
 
     @property

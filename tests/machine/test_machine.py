@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from anubis.lab.observe import wait_until
 from tests.machine import Machine, MachineFailed
 
 
 def processes_with(word: str) -> list[str]:
     """Return the command lines of running processes that hold a word."""
-    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    lines = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True)
     return [line for line in lines.stdout.splitlines() if word in line]
 
 
@@ -41,13 +43,30 @@ def test_a_late_command_is_ended_with_its_machine(tmp_path: Path) -> None:
     """Status 124, what it had said until then, and no QEMU left."""
     name = f"{tmp_path},given"
     Path(name).mkdir()
-    words = ["--seconds", "0.5", "--give", name, "--", "sh", "-c", "echo early; sleep 1000"]
+    words = ["--seconds", "3", "--give", name, "--", "sh", "-c", "echo early; sleep 1000"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.machine", *words], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (124, "early\n"), done.stderr
-    assert done.stderr == "error: the command took longer than 0.5 s\n"
+    assert done.stderr == "error: the command took longer than 3 s\n"
     assert not processes_with(f"{tmp_path},,given")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+def test_a_machine_ends_with_whoever_runs_it(tmp_path: Path, number: signal.Signals) -> None:
+    """At once, whatever the signal."""
+    words = ["--give", str(tmp_path), "--", "sh", "-c", "echo up; sleep 1000"]
+    sought = f"path={tmp_path},"
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.machine", *words], stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        try:
+            assert running.stdout.readline() == b"up\n"
+            assert processes_with(sought)
+        finally:
+            running.send_signal(number)
+    wait_until(lambda: not processes_with(sought), 5, "QEMU has ended")
 
 
 def test_a_kernel_that_dies_is_no_result() -> None:
