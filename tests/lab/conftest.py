@@ -9,8 +9,9 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -32,9 +33,13 @@ def new_directory() -> Path:
     return Path(f"/run/anubis-lab-test-{os.getpid()}-{next(_numbers)}")
 
 
-@pytest.fixture(scope="module")
+def _lab_scope(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    return "session" if config.getoption("--kernel") else "module"
+
+
+@pytest.fixture(scope=_lab_scope)
 def make_lab() -> Iterator[MakeLab]:
-    """Bring up labs of any topology; all are removed at the end of the module."""
+    """Bring up labs of any topology; all are removed at the end, usually of the module."""
     with ExitStack() as labs:
 
         def make(topology: Topology) -> Lab:
@@ -46,7 +51,7 @@ def make_lab() -> Iterator[MakeLab]:
         yield make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=_lab_scope)
 def lab(make_lab: MakeLab) -> Lab:
     """Bring up the whole scene, daemons included."""
     return make_lab(whole_scene())
@@ -56,6 +61,27 @@ def lab(make_lab: MakeLab) -> Lab:
 def quiet_lab(make_lab: MakeLab) -> Lab:
     """Bring up the scene without daemons."""
     return make_lab(whole_scene().without_daemons())
+
+
+@pytest.fixture(autouse=True)
+def no_other_wireguard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See that no wireguard-go runs, where all tunnels have to be the kernel's.
+
+    It would be there after a test that had needed it: it ends with its interface.
+    """
+    yield
+    if request.config.getoption("--kernel"):
+        assert userspace_programs() == []
+
+
+def userspace_programs() -> list[int]:
+    """Return all processes of this machine that are wireguard-go."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if (process / "comm").read_text() == "wireguard-go\n":
+                found.append(int(process.name))
+    return found
 
 
 @pytest.fixture

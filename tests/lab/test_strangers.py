@@ -18,6 +18,7 @@ from anubis.daemon.patience import FIRST_PAUSE, TRIES
 from anubis.errors import LocalFailure
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
+from anubis.lab.slowness import stretched
 from tests.lab.steps import (
     AUTHORIZED_PEERS,
     LEAF,
@@ -35,7 +36,8 @@ from tests.lab.steps import (
 # The promise, from the kernel's notice of the loss to that of the return. It is that of a host with
 # a processor to spare; these tests may share theirs. So the time in which something had to wait for
 # a processor, which the kernel counts, is taken off; and one round in two has to keep it, in whole.
-RESTORED_SECONDS = 0.1
+# An emulated processor is a fraction of one.
+RESTORED_SECONDS = stretched(0.1)
 ROUNDS = 2
 PATIENCE_SECONDS = 10.0  # for a test to see that nothing comes
 

@@ -23,10 +23,12 @@ __all__ = ["DIRECTORY", "Machine", "MachineFailed"]
 DIRECTORY = Path(__file__).parents[2] / ".machine"
 _QEMU = "qemu-system-x86_64"
 # The device may open and yet run nothing, in a virtual machine for example: only a boot tells.
-_KVM = ("kvm", "host", 5.0)
-_EMULATION = ("tcg", "qemu64,+rdrand", 180.0)
-# Emulated, each guard against speculation costs a flush and guards nothing.
-_APPEND = "console=ttyS0 panic=-1 quiet mitigations=off"
+_KVM = ("kvm", "host", 5.0, "")
+# Emulated, each guard against speculation costs a flush and guards nothing, and code is translated
+# anew for every address that it stands at. The last is for the environment of whatever runs there.
+_SLOWLY = "mitigations=off norandmaps ANUBIS_LAB_SLOWNESS=12"
+_EMULATION = ("tcg", "qemu64,+rdrand", 180.0, _SLOWLY)
+_APPEND = "console=ttyS0 panic=-1 quiet "
 _PORTS = ("out", "err", "status")
 _CONSOLE_LINES = 60  # a panic and its trace
 _CHUNK = 65536
@@ -94,14 +96,14 @@ class Machine:
             raise MachineFailed(f"there is no kernel in {self.directory} (make machine)") from None
         return Kernel(self.directory, release)
 
-    def _accelerators(self) -> list[tuple[str, str, float]]:
+    def _accelerators(self) -> list[tuple[str, str, float, str]]:
         return [_KVM, _EMULATION] if os.access("/dev/kvm", os.R_OK | os.W_OK) else [_EMULATION]
 
     def _qemu(
         self,
         kernel: Kernel,
         gifts: Sequence[Path],
-        accelerator: tuple[str, str, float],
+        accelerator: tuple[str, str, float, str],
     ) -> list[str]:
         shares = [("host", Path("/"), ",readonly=on")]
         shares += [(f"gift{number}", gift, "") for number, gift in enumerate(gifts)]
@@ -111,7 +113,7 @@ class Machine:
         words += ["-M", "q35", "-m", self.memory, "-smp", str(self.processors)]
         words += ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
         words += ["-kernel", str(kernel.image)]
-        words += ["-append", _APPEND]
+        words += ["-append", _APPEND + accelerator[3]]
         words += ["-device", "virtio-serial-pci"]
         for name, directory, more in shares:
             path = str(directory).replace(",", ",,")
