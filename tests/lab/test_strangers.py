@@ -290,38 +290,43 @@ def test_an_interface_that_was_changed_is_put_right(
     client(lab, "xena").up("jacinth")  # which asks jacinth through the control plane
 
 
-def test_what_wireguard_tells_nobody_is_found_within_seconds(lab: Lab, everywhere: str) -> None:
-    """Peers, their AllowedIPs and the mark, at the next look."""
-    jacinth = stanza_key(lab, "xena", "jacinth")
-    thief = lab.run("xena", "sh", "-c", "wg genkey | wg pubkey", check=True).stdout.strip()
-    control = stanza_key(lab, "xena", "surya", "ControlPublicKey")
-    for command, undo, named in (
-        (f"wg set wg0 peer {jacinth} remove", "true", 'vanished what="peer jacinth of wg0"'),
+@pytest.mark.parametrize(
+    ("command", "undo", "named"),
+    [
+        ("wg set wg0 peer {jacinth} remove", "true", 'vanished what="peer jacinth of wg0"'),
         (
-            f"wg set wg0 peer {thief} allowed-ips 192.168.7.0/24",
-            f"wg set wg0 peer {thief} remove",
+            "wg set wg0 peer {thief} allowed-ips 192.168.7.0/24",
+            "wg set wg0 peer {thief} remove",
             'changed what="AllowedIPs of jacinth on wg0"',
         ),
         ("ip link set wg0 alias mine", "true", 'changed what="alias of wg0"'),
         ("wg set wg0 fwmark 0", "true", 'changed what="fwmark of wg0"'),
         ("wg set anubis0 fwmark 0", "true", 'changed what="fwmark of anubis0"'),
         ("wg set anubis0 listen-port 7777", "true", 'changed what="port of anubis0"'),
+        ("wg set anubis0 peer {surya} remove", "true", 'vanished what="peer surya of anubis0"'),
         (
-            f"wg set anubis0 peer {control} remove",
+            "wg set anubis0 peer {thief} allowed-ips 10.0.0.0/8",
             "true",
-            'vanished what="peer surya of anubis0"',
+            'appeared what="peer {thief} of anubis0"',
         ),
-        (
-            f"wg set anubis0 peer {thief} allowed-ips 10.0.0.0/8",
-            "true",
-            re.escape(f'appeared what="peer {thief} of anubis0"'),
-        ),
-    ):
-        lab.run("xena", *command.split(), check=True)
-        logged(lab, named)
-        lab.run("xena", *undo.split(), check=True)
-        restored(lab, everywhere)
-        assert page(lab, "xena", LEAF[4]) == f"leaf, in the house\nyou are {XENA[4]}\n"
+    ],
+    ids=["peer", "AllowedIPs", "alias", "mark", "control-mark", "control-port", "control-peer",
+         "control-stranger"],
+)  # fmt: skip
+def test_what_wireguard_tells_nobody_is_found_within_seconds(
+    lab: Lab, everywhere: str, command: str, undo: str, named: str
+) -> None:
+    """Peers, their AllowedIPs and the mark, at the next look."""
+    keys = {
+        "jacinth": stanza_key(lab, "xena", "jacinth"),
+        "surya": stanza_key(lab, "xena", "surya", "ControlPublicKey"),
+        "thief": lab.run("xena", "sh", "-c", "wg genkey | wg pubkey", check=True).stdout.strip(),
+    }
+    lab.run("xena", *command.format(**keys).split(), check=True)
+    logged(lab, re.escape(named.format(**keys)))
+    lab.run("xena", *undo.format(**keys).split(), check=True)
+    restored(lab, everywhere)
+    assert page(lab, "xena", LEAF[4]) == f"leaf, in the house\nyou are {XENA[4]}\n"
 
 
 def test_a_mark_that_the_stranger_chose_is_followed(lab: Lab, everywhere: str) -> None:
