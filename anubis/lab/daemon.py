@@ -29,7 +29,7 @@ _SOCKET = "run/anubis/anubis.sock"
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 1.0
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.02
 _MISSES = 5  # looks in a row that do not find the process, until it is held to be dead
 _LOG_LINES = 20
 

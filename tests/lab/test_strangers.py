@@ -244,6 +244,7 @@ def test_a_replaced_route_is_put_back(lab: Lab, everywhere: str, family: int, ne
         ("nft insert rule inet anubis input accept", 'changed what="nftables table inet anubis"'),
         ("nft flush ruleset", 'vanished what="nftables table inet anubis, nftables table inet'),
     ],
+    ids=["delete-table", "flush-chain", "insert-rule", "flush-ruleset"],
 )
 def test_nftables_that_were_changed_are_put_back(
     lab: Lab, everywhere: str, command: str, named: str
@@ -272,6 +273,7 @@ def test_nftables_that_were_changed_are_put_back(
         ("ip link delete wg0", 'vanished what="interface wg0, peer jacinth of wg0'),
         ("ip link delete anubis0", 'vanished what="interface anubis0'),
     ],
+    ids=["address", "control-addresses", "down", "control-down", "gone", "control-gone"],
 )
 def test_an_interface_that_was_changed_is_put_right(
     lab: Lab, everywhere: str, command: str, named: str
