@@ -20,6 +20,7 @@ def main() -> int:
     """Do what the command line says; return the exit status."""
     parser = argparse.ArgumentParser("python -m tests.machine", description=__doc__)
     parser.add_argument("--memory", default="2G", help="such as 2G")
+    parser.add_argument("--systemd", action="store_true", help="have it start the command")
     parser.add_argument("--seconds", type=float, default=300.0, help="for the command")
     parser.add_argument("--give", type=Path, action="append", default=[], metavar="DIRECTORY",
                         help="what the command writes there stays")  # fmt: skip
@@ -28,7 +29,7 @@ def main() -> int:
     words = parser.parse_args()
     try:
         return (
-            Machine(memory=words.memory)
+            Machine(memory=words.memory, systemd=words.systemd)
             .run(
                 words.command,
                 seconds=words.seconds,

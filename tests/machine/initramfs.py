@@ -4,7 +4,9 @@ That process puts the host's file system, read-only over 9p, under a tmpfs that 
 makes this the root, runs one command there and switches the machine off. Owns what happens
 inside until the command runs and after it has ended; refuses to know how the machine is started.
 
-A boot takes as long as the kernel needs (6 s under emulation): no udev, no service manager.
+A boot takes as long as the kernel needs (6 s under emulation): no udev, and no service manager
+unless the job asks for one. Then systemd is the first process, as on any host, and runs the
+command as one of its services.
 """
 
 from __future__ import annotations
@@ -52,8 +54,19 @@ busybox mount -o bind {modules_directory} lib/modules/{release}
 busybox hostname machine
 busybox ip link set lo up
 {gifts}
+# By this file systemd would think itself in a container, as the host may be.
+busybox rm -f .dockerenv
 busybox cp /job /busybox run/
-exec /busybox switch_root /new /bin/sh /run/job
+busybox mkdir -p run/systemd/system/multi-user.target.wants
+busybox cp /job.service run/systemd/system/
+busybox ln -s ../job.service run/systemd/system/multi-user.target.wants/
+exec /busybox switch_root /new {first_process}
+"""
+_UNIT = b"""\
+[Unit]
+Description=What the machine is there for
+[Service]
+ExecStart=/bin/sh /run/job
 """
 _JOB = """\
 for port in /sys/class/virtio-ports/*; do
@@ -103,6 +116,7 @@ class Job:
     directory: Path
     environment: Mapping[str, str]
     gifts: Sequence[Path] = ()  # directories of the host that it may write to
+    systemd: bool = False  # as the first process
 
 
 def initramfs(kernel: Kernel, job: Job) -> bytes:
@@ -118,6 +132,7 @@ def initramfs(kernel: Kernel, job: Job) -> bytes:
         release=kernel.release,
         modules_directory=shlex.quote(f".{kernel.modules}"),
         gifts="\n".join(gifts),
+        first_process="/lib/systemd/systemd" if job.systemd else "/bin/sh /run/job",
     )
     script = _JOB.format(
         up=_UP,
@@ -133,6 +148,7 @@ def initramfs(kernel: Kernel, job: Job) -> bytes:
         ("busybox", _PROGRAM, (kernel.root / "bin" / "busybox").read_bytes()),
         ("init", _PROGRAM, init.encode()),
         ("job", _FILE, script.encode()),
+        ("job.service", _FILE, _UNIT),
         *((f"modules/{path.name}", _FILE, path.read_bytes()) for path in modules),
     ])  # fmt: skip
 

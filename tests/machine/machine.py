@@ -28,7 +28,7 @@ _KVM = ("kvm", "host", 5.0, "")
 # anew for every address that it stands at. The last is for the environment of whatever runs there.
 _SLOWLY = "mitigations=off norandmaps ANUBIS_LAB_SLOWNESS=12"
 _EMULATION = ("tcg", "qemu64,+rdrand", 180.0, _SLOWLY)
-_APPEND = "console=ttyS0 panic=-1 quiet "
+_APPEND = "console=ttyS0 panic=-1 quiet systemd.show_status=no "
 _PORTS = ("out", "err", "status")
 _CONSOLE_LINES = 60  # a panic and its trace
 _CHUNK = 65536
@@ -46,6 +46,7 @@ class Machine:
 
     memory: str = "2G"
     processors: int = 2
+    systemd: bool = False  # as the guest's first process
     directory: Path = DIRECTORY  # what tools/machine-kernel has made
 
     def run(
@@ -64,7 +65,7 @@ class Machine:
         subprocess.TimeoutExpired if the command takes more than `seconds`, without the boot.
         """
         variables = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath)}
-        job = Job(command, Path.cwd(), {**variables, **(environment or {})}, gifts)
+        job = Job(command, Path.cwd(), {**variables, **(environment or {})}, gifts, self.systemd)
         kernel = self._kernel()
         # In memory: also whoever is killed leaves no file.
         with os.fdopen(os.memfd_create("initramfs"), "wb", buffering=0) as archive:
