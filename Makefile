@@ -16,7 +16,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 PREFIX ?= /opt/anubis
 
-.PHONY: help demo fuzz test test-fuzz test-kernel check machine install lock clean system
+.PHONY: help demo fuzz test test-fuzz test-kernel test-systemd check machine install lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,7 +26,9 @@ demo: $(STAMP)  ## see a laptop in a hotel reach its house and leave again
 
 test: check machine  ## check, then run every test
 	$(ROOT) $(BIN)/pytest
-	@$(MAKE) --no-print-directory test-fuzz test-kernel
+	@$(MAKE) --no-print-directory test-fuzz
+	@$(MAKE) --no-print-directory test-kernel
+	@$(MAKE) --no-print-directory test-systemd
 
 test-fuzz: $(STAMP)  ## search a little for inputs that break a promise, always the same
 	$(BIN)/python -m tests.fuzz --if-possible
@@ -41,6 +43,12 @@ test-kernel: machine  ## backends and main path, with the WireGuard of a real ke
 	@$(BIN)/pytest --collect-only -qq $(SELECTED) > /dev/null
 	$(ROOT) $(BIN)/python -m tests.machine --seconds 1800 -- \
 		$(BIN)/python -m pytest -p no:cacheprovider --durations=5 --kernel $(SELECTED)
+
+test-systemd: machine  ## the installed service, under a systemd that runs a whole machine
+	$(ROOT) tests/on-a-layer tests/systemd/prepare \
+		$(BIN)/python -m tests.machine --systemd --seconds 1500 -- \
+		$(BIN)/python -m pytest \
+		-p no:cacheprovider --timeout=600 --durations=3 -rP tests/systemd/service_tests.py
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -85,8 +93,10 @@ clean:  ## remove what make has made
 system:
 	@PYTHON=$(PYTHON) tools/system-packages
 
-$(KERNEL): tools/machine-kernel
+machine-system:
 	@PYTHON=$(PYTHON) tools/system-packages machine
+
+$(KERNEL): tools/machine-kernel | machine-system
 	@tools/machine-kernel $(@D)
 
 # The build tools come first: some packages are built from source, with these and no others.

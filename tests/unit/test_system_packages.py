@@ -76,7 +76,7 @@ def test_the_virtual_machine_is_installed_only_when_it_is_asked_for(programs: Pa
     calls = add_apt(programs)
     run(programs)
     assert not calls.exists()
-    assert run(programs, "machine").stdout.endswith("qemu-system-x86 udev\n")
+    assert run(programs, "machine").stdout.endswith("polkitd qemu-system-x86 udev\n")
 
 
 def test_without_apt_the_packages_are_named(programs: Path) -> None:
