@@ -16,7 +16,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 PREFIX ?= /opt/anubis
 
-.PHONY: help demo fuzz test test-fuzz test-kernel test-systemd check machine install lock clean system
+.PHONY: help demo fuzz test test-fuzz test-kernel test-systemd check machine machine-system install lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
