@@ -30,10 +30,10 @@ test: check machine  ## check, then run every test
 	@$(MAKE) --no-print-directory test-kernel
 	@$(MAKE) --no-print-directory test-systemd
 
-test-fuzz: $(STAMP)  ## search a little for inputs that break a promise, always the same
+test-fuzz: $(STAMP)  ## search a little for inputs that break a promise
 	$(BIN)/python -m tests.fuzz --if-possible
 
-fuzz: $(STAMP)  ## search for such inputs elsewhere, SECONDS=60 for each target
+fuzz: $(STAMP)  ## search on for such inputs, SECONDS=60 for each target
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 # The tests are compiled and their names looked up here, where that takes no time.

@@ -1,8 +1,9 @@
 """Search for inputs that break a promise: `python -m tests.fuzz [TARGET ...]`.
 
-Without --seconds each target tries its fixed number of inputs from a fixed seed, so that a run
-repeats itself. With --seconds it searches so long, each time elsewhere; what reached something new
-is kept in `.fuzz` for the next time, and `--keep` takes the best of it into the corpus.
+Without --seconds each target tries its fixed number of inputs from a fixed seed, so that runs are
+much alike; where the code lies in memory has a part in it, too. With --seconds it searches so long,
+each time elsewhere; what reached something new is kept in `.fuzz` for the next time, and `--keep`
+takes the best of it into the corpus.
 """
 
 from __future__ import annotations
