@@ -119,6 +119,7 @@ def _search(name: str, seconds: int | None) -> Search:
         bounds = (f"-max_total_time={seconds}",) if seconds else (f"-runs={target.RUNS}", "-seed=1")
         done = _fuzz(
             name,
+            scratch,
             *bounds,
             f"-max_len={target.MAX_LENGTH}",
             f"-timeout={_INPUT_SECONDS}",
@@ -137,11 +138,12 @@ def _search(name: str, seconds: int | None) -> Search:
     return Search(name, tried, progress.get("INITED", (0, 0))[1], reached, took, finding)
 
 
-def _fuzz(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+def _fuzz(name: str, scratch: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the search. It ends without cleaning up, so its own files are in `scratch`, too."""
     return subprocess.run(
         [sys.executable, "-m", "tests.fuzz.one", name, *words],
         cwd=_ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
+        env={**os.environ, "PYTHONHASHSEED": "0", "TMPDIR": scratch},
         capture_output=True,
         text=True,
         errors="replace",
@@ -177,6 +179,7 @@ def _keep(name: str) -> None:
         length = f"-max_len={load(name).MAX_LENGTH}"
         done = _fuzz(
             name,
+            scratch,
             "-merge=1",
             "-use_counters=0",
             length,
