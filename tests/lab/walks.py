@@ -31,7 +31,7 @@ __all__ = ["DEAD_SECONDS", "Mortal", "Scene", "Walk", "World", "difference", "mo
 DEAD_SECONDS = 10.0
 _RENEWED_SECONDS = 15.0
 _NOTICE_SECONDS = 2.0  # between the start of a daemon and what it is watched at
-_AGREED_SECONDS = 9.0  # longer than a session lives that nobody uses (`silence`)
+_AGREED_SECONDS = 15.0  # longer than a session lives that nobody uses (`silence`)
 World = Mapping[str, str]  # what the tools say of each host
 
 
