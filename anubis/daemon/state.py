@@ -7,10 +7,13 @@ and atomically, so that at any instant it is either the old or the new one.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,12 @@ from anubis.gatekeeper import Connection, Role
 from anubis.wireguard.keys import PublicKey
 from anubis.wishes import Wish
 
-__all__ = ["SavedState", "StateFile"]
+__all__ = ["SavedState", "StateFile", "StateKeeper"]
 
 # What reading text, JSON and the values in it can raise.
 _UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
                RecursionError)  # fmt: skip
+_SAVE_AGAIN_SECONDS = 10.0
 _HINTS = {
     errno.ENOSPC: "make room in /run (df /run), then try again; what is up stays up",
     errno.EROFS: "make /run writable (mount -o remount,rw /run), then try again;"
@@ -165,3 +169,47 @@ class StateFile:
         except OSError:
             temporary.unlink()  # a full disk needs the room
             raise
+
+
+class StateKeeper:
+    """Writes what `state` returns; what could not be written is tried again now and then."""
+
+    def __init__(self, file: StateFile, state: Callable[[], SavedState]) -> None:
+        self._file = file
+        self._state = state
+        self._again: asyncio.TimerHandle | None = None
+
+    def save(self) -> None:
+        """Write the state. Raises LocalFailure if that cannot be.
+
+        Who is about to change something has to heed that: a daemon that is killed could not find
+        again what it did.
+        """
+        self._write(self._state())
+
+    def leave(self, state: SavedState) -> None:
+        """Write what is left at the end, if that can be."""
+        with suppress(LocalFailure):
+            self._write(state)
+        if self._again is not None:
+            self._again.cancel()
+
+    def _write(self, state: SavedState) -> None:
+        failed_before = self._again is not None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            self._file.save(state)
+        except LocalFailure as error:
+            if not failed_before:
+                event(logging.ERROR, "state_not_saved", reason=error.message)
+            loop = asyncio.get_running_loop()
+            self._again = loop.call_later(_SAVE_AGAIN_SECONDS, self._try)
+            raise
+        if failed_before:
+            event(logging.INFO, "state_saved")
+
+    def _try(self) -> None:
+        with suppress(LocalFailure):
+            self.save()
