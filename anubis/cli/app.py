@@ -23,6 +23,7 @@ COMMANDS = {
     "switch": "Bring a connection up in place of those that share its routes.",
     "status": "Show the connections.",
     "request": "Ask a gateway through WireGuard alone, with no daemon.",
+    "peer": "List, add, rename or remove authorized peers.",
     "check": "Check the configuration without the daemon.",
     "reload": "Have the daemon read the authorized peers anew.",
     "keygen": "Make the key pairs of this host.",

@@ -58,7 +58,8 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
         await stack.enter_async_context(daemon.network)
         stack.push_async_callback(daemon.end)
         await daemon.start(saved)
-        notify("READY=1", f"STATUS={len(host.peers)} peers authorized")
+        count = len(host.peers)
+        notify("READY=1", f"STATUS={count} peer{'' if count == 1 else 's'} authorized")
         event(
             logging.INFO,
             "ready",

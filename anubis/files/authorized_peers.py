@@ -32,6 +32,7 @@ __all__ = [
     "load_host",
     "overlaps",
     "parse_authorized_peers",
+    "read_files",
 ]
 
 _IDENTIFIER = 2**64 - 1  # the lower half of an IPv6 address
@@ -141,6 +142,12 @@ def load_authorized_peers(
     `own` are this host's keys, which no entry may have. Raises ConfigError with every problem.
     """
     problems: list[Problem] = []
+    files = read_files(path, problems)
+    return parse_authorized_peers(files, own=own, derive=derive, problems=problems)
+
+
+def read_files(path: Path, problems: list[Problem]) -> list[GuardedFile]:
+    """Return `path` and `path.d/*.conf` as they are, adding to `problems` what cannot be read."""
     files = []
     for name in (path, *_parts(path.with_name(path.name + ".d"), problems)):
         try:
@@ -149,7 +156,7 @@ def load_authorized_peers(
             )
         except ConfigError as error:
             problems.extend(error.problems)
-    return parse_authorized_peers(files, own=own, derive=derive, problems=problems)
+    return files
 
 
 def parse_authorized_peers(

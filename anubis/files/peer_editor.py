@@ -1,0 +1,103 @@
+"""Changing who is authorized, in the same files that the administrator edits.
+
+Owns that a file is right before and after: what would not pass `anubis check` is not written.
+Refuses to know how a text is edited (`stanzas`) and how a file is replaced (`writing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from anubis.errors import LocalFailure, Problem, UnknownConnection, nearest
+from anubis.files.authorized_peers import (
+    AuthorizedPeer,
+    AuthorizedPeers,
+    OwnKeys,
+    parse_authorized_peers,
+    read_files,
+)
+from anubis.files.stanzas import append, remove, set_key
+from anubis.files.writing import edit_file
+
+__all__ = ["PeerEditor"]
+
+_Edit = Callable[[str, AuthorizedPeers], str]
+
+
+class PeerEditor:
+    """Edits `path` and the files in `path.d`. `own` are this host's keys, which no peer may have.
+
+    Every method raises ConfigError if a file is not right, before or after, NotPermitted and
+    LocalFailure if it cannot be written; then nothing has changed.
+    """
+
+    def __init__(self, path: Path, own: OwnKeys | None = None) -> None:
+        self._path = path
+        self._own = own
+
+    def add(self, stanza: str) -> AuthorizedPeer:
+        """Append a `[Peer]` section, and return its entry."""
+        known = set(self._peers().names())
+        self._edit(self._path, lambda text, _: append(text, stanza))
+        (added,) = (peer for peer in self._peers() if peer.name not in known)
+        return added
+
+    def remove(self, name: str) -> AuthorizedPeer:
+        """Remove an entry, with the comments that belong to it. Raises UnknownConnection."""
+        peer = _find(self._peers(), name)
+        self._edit(
+            peer.location.path,
+            lambda text, peers: remove(text, _same(peer, peers).location.line),
+        )
+        return peer
+
+    def rename(self, name: str, new: str) -> AuthorizedPeer:
+        """Give an entry another name, and return it as it was. Raises UnknownConnection."""
+        peer = _find(self._peers(), name)
+        self._edit(
+            peer.location.path,
+            lambda text, peers: set_key(text, _same(peer, peers).location.line, "Name", new),
+        )
+        return peer
+
+    def _peers(self) -> AuthorizedPeers:
+        problems: list[Problem] = []
+        files = read_files(self._path, problems)
+        return parse_authorized_peers(files, own=self._own, problems=problems)
+
+    def _edit(self, path: Path, edit: _Edit) -> None:
+        """Edit one of the files, whose peers are looked up in the text that is edited."""
+
+        def checked(text: str) -> str:
+            problems: list[Problem] = []
+            files = read_files(self._path, problems)
+            before = parse_authorized_peers(files, own=self._own, problems=problems)
+            new = edit(text, before)
+            files = [
+                replace(file, data=new.encode(errors="surrogateescape"))
+                if file.path == path
+                else file
+                for file in files
+            ]
+            parse_authorized_peers(files, own=self._own)
+            return new
+
+        edit_file(path, checked)
+
+
+def _find(peers: AuthorizedPeers, name: str) -> AuthorizedPeer:
+    peer = peers.by_name(name)
+    if peer is None:
+        hint = nearest(name, peers.names()) or "anubis peer list names them"
+        raise UnknownConnection(f"no peer is called {name!r}", hint)
+    return peer
+
+
+def _same(peer: AuthorizedPeer, peers: AuthorizedPeers) -> AuthorizedPeer:
+    """Return the entry as it stands now; it may have moved in its file."""
+    now = peers.by_name(peer.name)
+    if now is None or now.location.path != peer.location.path:
+        raise LocalFailure(f"{peer.name} was moved or removed in the same moment", "try again")
+    return now
