@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
@@ -30,6 +29,7 @@ from tests.lab.steps import (
     changes,
     client,
     configured,
+    edited,
     end_all,
     left_over,
     page,
@@ -58,26 +58,6 @@ def stanza(lab: Lab, host: str, name: str) -> str:
     """Return the whole stanza that a host's file has for a peer."""
     parts = lab.path(host, AUTHORIZED_PEERS).read_text().split("[Peer]")
     return "[Peer]" + next(part for part in parts if f"Name = {name}\n" in part)
-
-
-@contextmanager
-def edited(lab: Lab, *edits: Edit) -> Iterator[None]:
-    """Have files of a host edited, without a word to its daemon; afterwards, reload as before."""
-    paths = {(edit.host, edit.path): lab.path(edit.host, edit.path) for edit in edits}
-    texts = {place: path.read_text() for place, path in paths.items()}
-    for edit in edits:
-        path = paths[edit.host, edit.path]
-        text = path.read_text()
-        assert edit.old in text, edit
-        path.write_text(text.replace(edit.old, edit.new))
-    try:
-        yield
-    finally:
-        for place, text in texts.items():
-            paths[place].write_text(text)
-        for host in dict.fromkeys(edit.host for edit in edits):
-            if lab.daemon(host).process is not None:
-                client(lab, host).reload()
 
 
 def without(lab: Lab, host: str, name: str) -> Edit:

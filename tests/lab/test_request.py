@@ -15,7 +15,7 @@ from tests.lab.steps import (
     Edit,
     anubis,
     client,
-    configured,
+    edited,
     end_all,
     page,
     transaction,
@@ -27,17 +27,17 @@ WORDS = ("--config", CONFIG)
 
 @pytest.fixture(scope="module", autouse=True)
 def tunnel(lab: Lab) -> Iterator[None]:
-    """Have the phone's tunnel up, as its app would."""
+    """Have the phone's tunnel up, as its app would; in the end nothing is up."""
     with transaction(lab, "selen", "wg-quick up anubis", "wg-quick down anubis"):
         yield
-
-
-@pytest.fixture(autouse=True)
-def nothing_up(lab: Lab) -> Iterator[None]:
-    """Begin and end with no connection."""
     end_all(lab)
+
+
+@pytest.fixture
+def is_down(lab: Lab) -> Iterator[None]:
+    """Take the connection down afterwards, from the phone, so that its tunnel lives on."""
     yield
-    end_all(lab)
+    anubis(lab, "selen", "request", "down", "jacinth", *WORDS)
 
 
 def is_up(lab: Lab) -> bool:
@@ -65,7 +65,7 @@ def test_up_status_down(lab: Lab) -> None:
     assert again.stdout.startswith("jacinth was down already (")
 
 
-def test_it_needs_no_root(lab: Lab) -> None:
+def test_it_needs_no_root(lab: Lab, is_down: None) -> None:
     """A user without any privilege asks with a copy of the configuration that is its own."""
     lab.run("selen", "install", "-o", "nobody", "-m", "600", CONFIG, "/run/phone.conf", check=True)
     nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=-all")
@@ -78,7 +78,8 @@ def test_it_needs_no_root(lab: Lab) -> None:
 def test_a_refusal_says_why(lab: Lab) -> None:
     """The exit status is that of `anubis up`, and the gateway's reason is told."""
     edit = Edit("jacinth", AUTHORIZED_PEERS, "Name = selen\n", "Name = selen\nMay = status\n")
-    with configured(lab, edit):
+    with edited(lab, edit):
+        client(lab, "jacinth").reload()  # a restart would forget the phone's session
         done = lab.run("selen", "anubis", "request", "up", "jacinth", *WORDS)
         assert done.returncode == 1
         assert "jacinth refused (not_permitted): the administrator does not let you" in done.stderr
