@@ -26,7 +26,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from tests.fuzz.library import CORPUS, TARGETS, load
+from tests.fuzz.catalogue import CORPUS, TARGETS, load
 
 _ROOT = Path(__file__).parents[2]
 _WORK = _ROOT / ".fuzz"

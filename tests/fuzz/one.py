@@ -12,7 +12,7 @@ import sys
 
 import atheris
 
-from tests.fuzz.library import load
+from tests.fuzz.catalogue import load
 from tests.fuzz.mutation import mutated
 
 __all__: list[str] = []

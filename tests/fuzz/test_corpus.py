@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.library import CORPUS, TARGETS, inputs, load
+from tests.fuzz.catalogue import CORPUS, TARGETS, inputs, load
 
 ROOT = Path(__file__).parents[2]
 REPLAY = """
 import sys
-from tests.fuzz.library import inputs, load
+from tests.fuzz.catalogue import inputs, load
 target = load(sys.argv[1])
 for place, data in inputs(sys.argv[1]):
     target.run(data)

@@ -18,7 +18,7 @@ import pytest
 from anubis.lab.lab import Lab
 from anubis.lab.scene import scene as whole_scene
 from anubis.lab.topology import Topology
-from tests.lab.steps import DAEMONS, client
+from tests.lab.steps import DAEMONS, client, end_all, left_over, states
 from tests.lab.walks import Mortal, Scene, World, mortal, world
 
 MakeLab = Callable[[Topology], Lab]
@@ -82,6 +82,20 @@ def userspace_programs() -> list[int]:
             if (process / "comm").read_text() == "wireguard-go\n":
                 found.append(int(process.name))
     return found
+
+
+@pytest.fixture(scope="module")
+def before(lab: Lab) -> dict[str, str]:
+    """Return the state of every host that runs Anubis, while nothing is up."""
+    return states(lab)
+
+
+@pytest.fixture
+def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
+    """See after the test that nothing is left of it, at any end."""
+    yield
+    end_all(lab)
+    assert left_over(lab, before) == []
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typing import Self
 
 from anubis.client import Client
 from anubis.errors import LocalFailure
-from anubis.events import Step
+from anubis.events import ConnectionStatus, Step
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
 
@@ -46,6 +46,7 @@ __all__ = [
     "hang_up",
     "left_over",
     "page",
+    "seen",
     "stanza_key",
     "states",
     "transaction",
@@ -85,6 +86,12 @@ def anubis(
 def client(lab: Lab, host: str) -> Client:
     """Talk to a host's daemon as its root would, without a process for each word."""
     return Client(lab.path(host, "/run/anubis/anubis.sock"))
+
+
+def seen(lab: Lab, host: str = "xena", peer: str = "jacinth") -> ConnectionStatus:
+    """Return what a host's daemon says of a connection."""
+    (found,) = client(lab, host).status(peer)
+    return found
 
 
 def page(lab: Lab, host: str, address: str) -> str:

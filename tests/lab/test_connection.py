@@ -46,20 +46,7 @@ STATUS_WHEN_DOWN = {
     "endpoint": None, "last_handshake_seconds": None, "rx_bytes": 0, "tx_bytes": 0,
     "pinned": False, "retry_seconds": None, "ended": None,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def before(lab: Lab) -> dict[str, str]:
-    """Return the state of every host that takes part, while nothing is up."""
-    return states(lab)
-
-
-@pytest.fixture(autouse=True)
-def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
-    """See after each test that nothing is left of it, at either end."""
-    yield
-    end_all(lab)
-    assert left_over(lab, before) == []
+pytestmark = pytest.mark.usefixtures("everything_as_before")
 
 
 def reaches_the_house(lab: Lab) -> bool:

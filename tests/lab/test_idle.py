@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from anubis.events import ConnectionStatus
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
 from tests.lab.steps import (
@@ -17,12 +14,10 @@ from tests.lab.steps import (
     Ping,
     anubis,
     blocked,
-    client,
     configured,
-    end_all,
     left_over,
+    seen,
     stanza_key,
-    states,
 )
 
 TIMEOUT = 4  # seconds
@@ -32,26 +27,7 @@ DEAF = Edit("xena", ANUBIS_CONF, "", "IdleTimeout = 1s\n")
 ALIVE = Edit(
     "xena", AUTHORIZED_PEERS, "Name = jacinth\n", "Name = jacinth\nPersistentKeepalive = 3\n"
 )
-
-
-@pytest.fixture(scope="module")
-def before(lab: Lab) -> dict[str, str]:
-    """Return the state of every host that takes part, while nothing is up."""
-    return states(lab)
-
-
-@pytest.fixture(autouse=True)
-def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
-    """See after each test that nothing is left of it, at either end."""
-    yield
-    end_all(lab)
-    assert left_over(lab, before) == []
-
-
-def seen(lab: Lab, host: str = "xena", peer: str = "jacinth") -> ConnectionStatus:
-    """Return what a host's daemon says of a connection."""
-    (found,) = client(lab, host).status(peer)
-    return found
+pytestmark = pytest.mark.usefixtures("everything_as_before")
 
 
 def received(lab: Lab) -> int:

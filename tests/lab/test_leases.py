@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from anubis.errors import LocalFailure
-from anubis.events import ConnectionStatus
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
 from tests.lab.steps import (
@@ -23,34 +22,14 @@ from tests.lab.steps import (
     blocked,
     client,
     configured,
-    end_all,
     left_over,
     page,
+    seen,
     stanza_key,
-    states,
 )
 
 SHORT = "MaxLease = 2s\n"
-
-
-@pytest.fixture(scope="module")
-def before(lab: Lab) -> dict[str, str]:
-    """Return the state of every host that takes part, while nothing is up."""
-    return states(lab)
-
-
-@pytest.fixture(autouse=True)
-def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
-    """See after each test that nothing is left of it, at either end."""
-    yield
-    end_all(lab)
-    assert left_over(lab, before) == []
-
-
-def seen(lab: Lab, host: str = "xena", peer: str = "jacinth") -> ConnectionStatus:
-    """Return what a host's daemon says of a connection."""
-    (found,) = client(lab, host).status(peer)
-    return found
+pytestmark = pytest.mark.usefixtures("everything_as_before")
 
 
 def reaches_the_house(lab: Lab) -> bool:

@@ -23,11 +23,9 @@ from tests.lab.steps import (
     blocked,
     client,
     configured,
-    end_all,
     left_over,
     page,
     stanza_key,
-    states,
     transaction,
 )
 from tests.logind import BUS_CONFIG, Suspender, suspender
@@ -36,20 +34,7 @@ BUS = "/run/dbus/system_bus_socket"
 HELD_SECONDS = 2.0  # at most, is a suspend held up
 SCHEDULING = 0.5  # seconds that a busy machine may add to what has a deadline
 BACK_SECONDS = 5.0  # until a connection is back; it takes a few round trips
-
-
-@pytest.fixture(scope="module")
-def before(lab: Lab) -> dict[str, str]:
-    """Return the state of every host that takes part, while nothing is up."""
-    return states(lab)
-
-
-@pytest.fixture(autouse=True)
-def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
-    """See after each test that nothing is left of it, at either end."""
-    yield
-    end_all(lab)
-    assert left_over(lab, before) == []
+pytestmark = pytest.mark.usefixtures("everything_as_before")
 
 
 class Bed:

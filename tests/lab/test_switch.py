@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
@@ -22,7 +21,6 @@ from tests.lab.steps import (
     blocked,
     client,
     configured,
-    end_all,
     hang_up,
     left_over,
     page,
@@ -37,20 +35,7 @@ GATEWAYS = ("jacinth", "surya")
 # or 2 as a rule; it was at most 6, or 0.12 s, in 900 outages on two cores, most of them overloaded.
 USUALLY_LOST, MOST_LOST = 5, 15
 USUAL_GAP, LONGEST_GAP = 0.1, 0.2  # seconds
-
-
-@pytest.fixture(scope="module")
-def before(lab: Lab) -> dict[str, str]:
-    """Return the state of every host that takes part, while nothing is up."""
-    return states(lab)
-
-
-@pytest.fixture(autouse=True)
-def everything_as_before(lab: Lab, before: dict[str, str]) -> Iterator[None]:
-    """See after each test that nothing is left of it, at any end."""
-    yield
-    end_all(lab)
-    assert left_over(lab, before) == []
+pytestmark = pytest.mark.usefixtures("everything_as_before")
 
 
 def ends_agree(lab: Lab) -> str:
