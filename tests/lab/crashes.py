@@ -44,4 +44,8 @@ class Crashes(Walk):
                     self.victim.start()
             with suppress(AnubisError):
                 call.result(30)
+        if not died and self.victim.daemon.process is None:
+            # It came to the point after the call had ended, while it was told to live on.
+            died = True
+            self.victim.start()
         return died

@@ -46,7 +46,11 @@ STATUS_WHEN_DOWN = {
     "endpoint": None, "last_handshake_seconds": None, "rx_bytes": 0, "tx_bytes": 0,
     "pinned": False, "retry_seconds": None, "ended": None,
 }  # fmt: skip
-pytestmark = pytest.mark.usefixtures("everything_as_before")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(everything_as_before: None) -> None:
+    """See after each test, and after its own fixtures, that nothing is left of it."""
 
 
 def reaches_the_house(lab: Lab) -> bool:

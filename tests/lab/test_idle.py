@@ -27,7 +27,11 @@ DEAF = Edit("xena", ANUBIS_CONF, "", "IdleTimeout = 1s\n")
 ALIVE = Edit(
     "xena", AUTHORIZED_PEERS, "Name = jacinth\n", "Name = jacinth\nPersistentKeepalive = 3\n"
 )
-pytestmark = pytest.mark.usefixtures("everything_as_before")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(everything_as_before: None) -> None:
+    """See after each test, and after its own fixtures, that nothing is left of it."""
 
 
 def received(lab: Lab) -> int:

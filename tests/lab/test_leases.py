@@ -29,7 +29,11 @@ from tests.lab.steps import (
 )
 
 SHORT = "MaxLease = 2s\n"
-pytestmark = pytest.mark.usefixtures("everything_as_before")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(everything_as_before: None) -> None:
+    """See after each test, and after its own fixtures, that nothing is left of it."""
 
 
 def reaches_the_house(lab: Lab) -> bool:

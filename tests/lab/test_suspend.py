@@ -34,7 +34,11 @@ BUS = "/run/dbus/system_bus_socket"
 HELD_SECONDS = 2.0  # at most, is a suspend held up
 SCHEDULING = 0.5  # seconds that a busy machine may add to what has a deadline
 BACK_SECONDS = 5.0  # until a connection is back; it takes a few round trips
-pytestmark = pytest.mark.usefixtures("everything_as_before")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(everything_as_before: None) -> None:
+    """See after each test, and after its own fixtures, that nothing is left of it."""
 
 
 class Bed:

@@ -35,7 +35,11 @@ GATEWAYS = ("jacinth", "surya")
 # or 2 as a rule; it was at most 6, or 0.12 s, in 900 outages on two cores, most of them overloaded.
 USUALLY_LOST, MOST_LOST = 5, 15
 USUAL_GAP, LONGEST_GAP = 0.1, 0.2  # seconds
-pytestmark = pytest.mark.usefixtures("everything_as_before")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(everything_as_before: None) -> None:
+    """See after each test, and after its own fixtures, that nothing is left of it."""
 
 
 def ends_agree(lab: Lab) -> str:
