@@ -103,6 +103,7 @@ class Gatekeeper:
         self.wishes = Wishes()
         self.unfinished: dict[str, float] = {}  # until when the far end may have what we have not
         self.ended: dict[str, str] = {}  # why, of what was up and is down
+        self.bare: set[str] = set()  # who has WireGuard only: nobody there can be told anything
         self._production = production
         self._connections: dict[str, Connection] = {}
 
@@ -138,6 +139,7 @@ class Gatekeeper:
         for peer in removed:
             self.closed(peer.name)
             self.ended.pop(peer.name, None)
+            self.bare.discard(peer.name)
             self.settled(peer.name)
             self.wishes.drop(peer.name)
 

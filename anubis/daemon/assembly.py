@@ -108,7 +108,7 @@ class Daemon:
             save=self.save,
         )
         self._production = Production(config.production, self._carrier, shares, self.save)
-        self.goodbyes = Goodbyes(self.control)
+        self.goodbyes = Goodbyes(self.control, self._gatekeeper)
         silence = self._silence = Silence(self.control, self._gatekeeper, self._try_to_save)
         guard = self._guard = Guard(shares, self.control, self._production, config.production.table)
         parts = self._parts = Parts(
@@ -199,6 +199,7 @@ class Daemon:
             if not wish.pinned or self._gatekeeper.connection(wish.name) is None:
                 wishes.lose(wish.name, now, 0.0)
         wishes.hurry(now)
+        self._gatekeeper.bare.update({peer.name for peer in self._gatekeeper.peers} & {*saved.bare})
         self._responding.take_up(saved.heard)  # last, for what is known is written down anew
         return heritage.departed
 
@@ -287,5 +288,6 @@ class Daemon:
             mtu_before=self._carrier.mtu_before,
             unfinished=dict(self._gatekeeper.unfinished),
             heard=self._silence.names,
+            bare=tuple(sorted(self._gatekeeper.bare)),
             wishes=tuple(self._gatekeeper.wishes),
         )

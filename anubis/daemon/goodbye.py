@@ -16,6 +16,7 @@ from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.log import event
 from anubis.errors import AnubisError
 from anubis.files.authorized_peers import AuthorizedPeer
+from anubis.gatekeeper import Gatekeeper
 from anubis.protocol.wire import Result, Verb
 
 __all__ = ["GOODBYE_SECONDS", "Goodbyes", "Reason"]
@@ -40,8 +41,9 @@ class Reason(StrEnum):
 class Goodbyes:
     """Says goodbye through the control plane."""
 
-    def __init__(self, control: ControlPlane) -> None:
+    def __init__(self, control: ControlPlane, gatekeeper: Gatekeeper) -> None:
         self._control = control
+        self._gatekeeper = gatekeeper
         self._cut_off = inf
 
     def hurry(self) -> None:
@@ -56,8 +58,11 @@ class Goodbyes:
         """Tell one far end; return whether it acknowledged that it is down. If not, log that.
 
         It may not refuse, whatever it lets us ask for: nothing is asked. Otherwise than after
-        `down`, its side is not wanted down but cannot be up, as ours is not.
+        `down`, its side is not wanted down but cannot be up, as ours is not. Where only WireGuard
+        runs, nobody is asked: what stays unanswered would cost the peer its session.
         """
+        if peer.name in self._gatekeeper.bare:
+            return False
         try:
             reply = await self._control.ask(
                 peer, Verb.GONE, deadline=self.deadline(), reason=reason

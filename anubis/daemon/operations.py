@@ -21,7 +21,7 @@ from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.road import Contact
-from anubis.errors import AnubisError, LocalFailure, NoAnswer
+from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
 from anubis.events import ConnectionStatus, Reloaded, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.gatekeeper import Role
@@ -151,7 +151,10 @@ class DaemonOperations:
                 return True  # somebody has brought it up, or down, meanwhile
             deadline = self._parts.goodbyes.deadline()
             try:
-                await self._control.ask(peer, Verb.GONE, deadline=deadline, reason=Reason.UNDONE)
+                if peer.name not in self._gatekeeper.bare:
+                    await self._control.ask(
+                        peer, Verb.GONE, deadline=deadline, reason=Reason.UNDONE
+                    )
                 event(logging.INFO, "undone", connection=peer.name)
             except AnubisError as error:
                 if self._clock.boot() < until:
@@ -200,17 +203,12 @@ class DaemonOperations:
         """Tell the far end, then remove this side, whatever the far end said."""
         self._parts.note_end(peer)
         warnings: list[str] = []
-        contact = Contact(lambda endpoint: report("control", endpoint))
-        verb = self._word_for_down(peer)
         told = True
         try:
-            reply = await self._control.ask(
-                peer, verb, deadline=deadline, reason=Reason.DOWN, contact=contact
-            )
-            if reply.granted or reply.result == Code.NO_CONNECTION:
-                report("agreed")
-            else:
-                warnings.append(refusal(peer.name, reply).message)
+            if peer.name not in self._gatekeeper.bare:
+                await self._tell_down(peer, deadline, report)
+        except Refused as error:
+            warnings.append(error.message)
         except NoAnswer as error:
             warnings.append(f"{peer.name} could not be told and finds out by itself: {error}")
         except LocalFailure as error:
@@ -232,6 +230,17 @@ class DaemonOperations:
         warning = "; ".join(warnings) or None
         event(logging.INFO, "down", connection=peer.name, reason="asked for here", warning=warning)
         return Result(peer.name, "down", outcome, warnings=tuple(warnings))
+
+    async def _tell_down(self, peer: AuthorizedPeer, deadline: float, report: Report) -> None:
+        """Have the far end take it down. Raises NoAnswer, LocalFailure and Refused."""
+        contact = Contact(lambda endpoint: report("control", endpoint))
+        verb = self._word_for_down(peer)
+        reply = await self._control.ask(
+            peer, verb, deadline=deadline, reason=Reason.DOWN, contact=contact
+        )
+        if not reply.granted and reply.result != Code.NO_CONNECTION:
+            raise refusal(peer.name, reply)
+        report("agreed")
 
     def _word_for_down(self, peer: AuthorizedPeer) -> Verb:
         """Ask the one who granted us a connection; who asked for it is told, and cannot refuse."""

@@ -58,8 +58,8 @@ class Responding:
         now_ns = self._clock.unix_ns()
         running_ns = int((self._clock.boot() - self._started) * NANOSECONDS)
         outcome = self._responder.receive(datagram, source, now_ns, running_ns)
-        if outcome.peer is not None and port == SERVICE_PORT:
-            self._silence.heard(self._gatekeeper.peer(outcome.peer))
+        if outcome.peer is not None:
+            self._note_speaker(self._gatekeeper.peer(outcome.peer), port)
         match outcome:
             case Dropped(reason, peer):
                 self._log_drop(reason, peer, source)
@@ -82,6 +82,16 @@ class Responding:
                 task = asyncio.create_task(self._serve(accepted, source, port))
                 self._tasks[task] = accepted.peer
                 task.add_done_callback(self._tasks.pop)
+
+    def _note_speaker(self, peer: AuthorizedPeer, port: int) -> None:
+        """Note whether a daemon has spoken, which is known by its port, or a one-shot."""
+        bare = self._gatekeeper.bare
+        if port == SERVICE_PORT:
+            bare.discard(peer.name)
+            self._silence.heard(peer)
+        elif peer.name not in bare:
+            bare.add(peer.name)
+            self._parts.try_to_save()
 
     def _is_busy(self, peer: str) -> bool:
         return (
@@ -139,9 +149,7 @@ class Responding:
     ) -> None:
         """Send a reply; leave no session with a daemon that then has nothing up.
 
-        A daemon, which is known by its port, makes its end anew as well; should the reply be lost,
-        it begins with a handshake. Where only WireGuard runs, on a phone, nobody would: it would
-        send into the session that is forgotten here for 15 s.
+        A daemon makes its end anew as well; should the reply be lost, it begins with a handshake.
         """
         peer = self._gatekeeper.peers.by_name(accepted.peer)
         if peer is None:

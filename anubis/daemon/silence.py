@@ -53,10 +53,12 @@ class Silence:
         """After the last word to a peer whose connection is down: leave no session behind.
 
         Then `wg show` is what it was before, and not even WireGuard sends anything any more. If it
-        fails it is tried again.
+        fails it is tried again. Where only WireGuard runs nobody would make the other end anew: it
+        would send into the session that is forgotten here for 15 s.
         """
         try:
-            if self._gatekeeper.connection(peer.name) is None:
+            is_up = self._gatekeeper.connection(peer.name) is not None
+            if not is_up and peer.name not in self._gatekeeper.bare:
                 await self._control.forget(peer)
         except AnubisError as error:
             event(logging.WARNING, "not_silent", peer=peer.name, reason=error.message)

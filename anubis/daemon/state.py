@@ -57,6 +57,7 @@ class SavedState:
     mtu_before: int | None = None  # bytes; of a production interface while a connection is up
     unfinished: dict[str, float] = field(default_factory=dict)  # until when, by connection
     heard: tuple[str, ...] = ()  # peers whose control tunnel is yet to be forgotten
+    bare: tuple[str, ...] = ()  # peers that have WireGuard only
     wishes: tuple[Wish, ...] = ()  # what is wanted; when to ask again is decided anew
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +82,7 @@ class SavedState:
             "mtu_before": self.mtu_before,
             "unfinished": self.unfinished,
             "heard": list(self.heard),
+            "bare": list(self.bare),
             "wishes": [
                 {
                     "name": wish.name,
@@ -114,6 +116,7 @@ class SavedState:
             mtu_before=None if data["mtu_before"] is None else int(data["mtu_before"]),
             unfinished={str(n): float(until) for n, until in data["unfinished"].items()},
             heard=tuple(map(str, data["heard"])),
+            bare=tuple(map(str, data.get("bare", ()))),
             wishes=tuple(
                 Wish(
                     name=str(w["name"]),

@@ -55,8 +55,8 @@ class Suspend:
     async def _leave(self, connection: Connection) -> None:
         """Tell one far end; if it then has nothing up, leave it in silence."""
         peer = self._gatekeeper.peers.by_name(connection.name)
-        if peer is None:
-            return  # removed in the same moment, and told that
+        if peer is None or peer.name in self._gatekeeper.bare:
+            return  # removed in the same moment, and told that; or nobody is there to be told
         is_told = await self._parts.goodbyes.say(peer, Reason.SUSPEND)
         try:
             if not is_told:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.lab.steps import (
     edited,
     end_all,
     page,
+    stanza_key,
     transaction,
 )
 
@@ -63,6 +64,48 @@ def test_up_status_down(lab: Lab) -> None:
     assert page(lab, "selen", LEAF[4]) == ""
     again = anubis(lab, "selen", "request", "down", "jacinth", *WORDS)
     assert again.stdout.startswith("jacinth was down already (")
+
+
+def refused_for_a_while(lab: Lab) -> None:
+    """Take the phone's permission away, and give it back."""
+    edit = Edit("jacinth", AUTHORIZED_PEERS, "Name = selen\n", "Name = selen\nMay = status\n")
+    with edited(lab, edit):
+        client(lab, "jacinth").reload()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda lab: anubis(lab, "jacinth", "down", "selen"), refused_for_a_while],
+    ids=["an order", "a reload"],
+)
+def test_what_the_gateway_ends_can_be_asked_for_again_at_once(
+    lab: Lab, end: Callable[[Lab], object], is_down: None
+) -> None:
+    """The phone's session on the control plane outlives it: nobody there would begin another."""
+    key = stanza_key(lab, "jacinth", "selen")
+
+    def handshakes() -> list[str]:
+        shown = lab.run("jacinth", "wg", "show", "anubis0", "latest-handshakes").stdout
+        return [line for line in shown.splitlines() if line.startswith(key)]
+
+    anubis(lab, "selen", "request", "up", "jacinth", *WORDS)
+    before = handshakes()
+    end(lab)
+    wait_until(lambda: not is_up(lab), 2, "it has ended")
+    assert page(lab, "selen", LEAF[4]) == ""
+    assert handshakes() == before
+    assert before
+    anubis(lab, "selen", "request", "up", "jacinth", *WORDS, "--timeout", "2s")
+    assert is_up(lab)
+
+
+def test_a_restarted_gateway_still_knows_who_has_no_daemon(lab: Lab, is_down: None) -> None:
+    """It ends the connection of a phone without a word after it, too."""
+    anubis(lab, "selen", "request", "up", "jacinth", *WORDS)
+    lab.daemon("jacinth").kill()
+    lab.daemon("jacinth").start()
+    anubis(lab, "jacinth", "down", "selen")
+    anubis(lab, "selen", "request", "up", "jacinth", *WORDS, "--timeout", "2s")
 
 
 def test_it_needs_no_root(lab: Lab, is_down: None) -> None:

@@ -141,6 +141,8 @@ def test_the_journal_has_fields(connection: None) -> None:
         }.items()
     )
     assert not journal("--unit=anubis", "ANUBIS_PEER=nobody")
+    (ready,) = journal(f"_PID={show('MainPID')}", "ANUBIS_EVENT=ready")
+    assert ready["ANUBIS_PEERS"] == "1"
 
 
 def test_a_suspend_waits_for_it(service: None) -> None:

@@ -28,6 +28,7 @@ STATE = SavedState(
     mtu_before=1420,
     unfinished={"surya": 4600.5},
     heard=("xena",),
+    bare=("selen",),
     wishes=(Wish("jacinth", 3600), Wish("surya"), Wish("leaf", 60, until=4600.0)),
 )
 

@@ -53,6 +53,7 @@ class Failing:
 
     error: Exception
     sent: list[bytes] = field(default_factory=list)
+    bare: set[str] = field(default_factory=set)
 
     @property
     def peers(self) -> SimpleNamespace:
@@ -88,6 +89,7 @@ def house(
         control=failing,
         clock=clock or Clock(),
         silence=SimpleNamespace(heard=lambda _peer: None, stop=lambda: None),
+        try_to_save=lambda: None,
     )
     watermarks = Watermarks(tmp_path / "a", tmp_path / "b", responder)
     return Responding(responder, watermarks, cast("Parts", parts)), ours, theirs

@@ -26,6 +26,7 @@ class House:
     failures: int
     forgotten: asyncio.Event = field(default_factory=asyncio.Event)
     saved: list[tuple[str, ...]] = field(default_factory=list)
+    bare: set[str] = field(default_factory=set)
 
     def connection(self, _name: str) -> None:
         """Have nothing up."""
@@ -74,3 +75,10 @@ async def test_who_has_spoken_is_written_down_at_once() -> None:
     one.heard(PEER)
     assert house.saved == [("xena",)]
     one.stop()
+
+
+async def test_the_session_of_a_peer_with_wireguard_only_stays() -> None:
+    """Nobody there would begin another one."""
+    house = House(failures=0, bare={"xena"})
+    await house.silence().fall(PEER)
+    assert not house.forgotten.is_set()

@@ -54,6 +54,7 @@ def seeds() -> Iterator[bytes]:
         mtu_before=1420,
         unfinished={"surya": 120.0},
         heard=("xena",),
+        bare=("selen",),
         wishes=(Wish("jacinth", None), Wish("surya", 60)),
     )
     yield json.dumps(state.to_json()).encode()
