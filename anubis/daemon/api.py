@@ -22,7 +22,7 @@ from anubis.daemon import http, log
 from anubis.daemon.aside import Aside
 from anubis.daemon.callers import Caller, check_may_change
 from anubis.daemon.calls import Change, ReloadCall, StatusCall, Terms, parse_call
-from anubis.daemon.listener import Listener, listen
+from anubis.daemon.listener import Listener, accept, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
 from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
 
@@ -100,7 +100,7 @@ class ApiServer:
         self._server = http.Server(self._answer)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_CUT_SECONDS)
         await self._runner.setup()
-        self._accepting = asyncio.create_task(self._listener.accept(self._server))
+        self._accepting = asyncio.create_task(accept(self._listener.socket, self._server))
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Take no more calls, roll back the changes under way, tell their callers, and close.

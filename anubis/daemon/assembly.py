@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -26,12 +27,14 @@ from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event
 from anubis.daemon.notify import feed_watchdog
+from anubis.daemon.one_shot import OneShot
 from anubis.daemon.operations import DaemonOperations
 from anubis.daemon.parts import Parts
 from anubis.daemon.production import Production
 from anubis.daemon.reload import Reload
 from anubis.daemon.responding import Responding
 from anubis.daemon.roaming import Roaming
+from anubis.daemon.serving import Serving
 from anubis.daemon.shares import Shares
 from anubis.daemon.silence import Silence
 from anubis.daemon.sleep import Sleep
@@ -127,7 +130,16 @@ class Daemon:
             RUN_DIRECTORY / "watermarks",
             self._responder,
         )
-        self._responding = Responding(self._responder, self._watermarks, parts)
+        serving = Serving(parts)
+        self._responding = Responding(self._responder, self._watermarks, serving, parts)
+        self._one_shot = OneShot(
+            parts,
+            serving,
+            self.control.addresses.routable,
+            socket.gethostname().partition(".")[0],
+            host.control_key,
+        )
+        self.control.on_interface = lambda: self._one_shot.wake(anew=True)
         self.reload = Reload(host, parts, read, self._authorize)
         operations = self._operations = DaemonOperations(parts, self.reload.now)
         self._leases = Leases(parts, operations.revive)
@@ -142,6 +154,7 @@ class Daemon:
 
     def _authorize(self, peers: AuthorizedPeers) -> None:
         self._responder.directory = peers
+        self._one_shot.wake()
 
     async def start(self, saved: SavedState) -> None:
         """Start every part, taking up what an earlier run left.
@@ -216,6 +229,7 @@ class Daemon:
             self._roaming.run(),
             self._sleep.run(),
             self._idle.run(),
+            self._one_shot.run(),
             self.reload.run(),
         )
         await first(*works, self._operations.settle(), feed_watchdog())

@@ -69,6 +69,7 @@ class ControlPlane:
         self._peers = AuthorizedPeers()
         self._leaving: dict[PublicKey, AuthorizedPeer] = {}  # not authorized, but still to be told
         self._on_request: Callable[[bytes, IPv6Address, int], None] | None = None
+        self.on_interface: Callable[[], None] = lambda: None  # another one is there
         self._kept_alive: set[PublicKey] = set()
         self._endpoints: dict[PublicKey, Endpoint] = {}  # as last seen
 
@@ -201,6 +202,7 @@ class ControlPlane:
         if self._on_request is not None:
             self._courier.close()
             await self._courier.open(self.name, self.addresses.routable, self._on_request)
+            self.on_interface()
 
     def _wanted(self, peer: AuthorizedPeer) -> PeerChange:
         key = peer.control_public_key

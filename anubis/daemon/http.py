@@ -38,6 +38,7 @@ __all__ = [
     "error_answer",
     "event_line",
     "internal_error",
+    "is_short",
     "json_answer",
     "read_body",
 ]
@@ -88,10 +89,13 @@ class Server(web.Server):
             return True
         if uid == 0:
             return False
-        # The lowest free number is given out, so the newest tells how many are in use.
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        is_short = descriptor >= allowed - min(OWN_DESCRIPTORS, allowed // 4)
-        return is_short or self.users.total() >= MAX_CONNECTIONS
+        return is_short(descriptor) or self.users.total() >= MAX_CONNECTIONS
+
+
+def is_short(descriptor: int) -> bool:
+    """Tell whether few descriptors are left, by the newest: the lowest free number is given out."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return descriptor >= allowed - min(OWN_DESCRIPTORS, allowed // 4)
 
 
 class Connection(web.RequestHandler):
@@ -189,15 +193,15 @@ def event_line(event: Event) -> bytes:
     return json.dumps(event_to_json(event)).encode() + b"\n"
 
 
-async def read_body(request: web.BaseRequest) -> bytes:
-    """Read at most MAX_BODY bytes within BODY_TIMEOUT seconds. Raises BadRequest."""
+async def read_body(request: web.BaseRequest, limit: int = MAX_BODY) -> bytes:
+    """Read at most `limit` bytes within BODY_TIMEOUT seconds. Raises BadRequest."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.content.iter_any():
                 body += chunk
-                if len(body) > MAX_BODY:
-                    raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
+                if len(body) > limit:
+                    raise TooLarge(f"the body is longer than {limit} bytes")
     except TimeoutError:
         raise BadRequest(f"the body did not come within {BODY_TIMEOUT:g} s") from None
     except web.RequestPayloadError as error:

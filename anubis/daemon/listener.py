@@ -1,7 +1,7 @@
 """The unix socket in the file system: made safely, and taken away if it is still ours.
 
 Anybody may connect; who may do what is decided for each caller (`callers`). Owns the path, its
-modes and the taking of callers; refuses to know what is spoken.
+modes, and how callers are taken, from this or another socket; refuses to know what is spoken.
 
 asyncio's own server, when it is out of descriptors, complains of each caller that might be waiting,
 and wakes up as often a second later; so callers are taken here, one at a time.
@@ -22,7 +22,7 @@ from pathlib import Path
 from anubis.daemon.log import Throttle, event
 from anubis.errors import LocalFailure
 
-__all__ = ["Listener", "listen"]
+__all__ = ["Listener", "accept", "listen"]
 
 _BACKLOG = 128
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -38,22 +38,6 @@ class Listener:
     socket: socket.socket
     inode: int
 
-    async def accept(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Take callers until cancelled; while there is no descriptor for one, they wait."""
-        loop = asyncio.get_running_loop()
-        throttle = Throttle(_SHORT_SECONDS)
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self.socket)
-                await loop.connect_accepted_socket(factory, connection)
-            except OSError as error:
-                if error.errno not in _SHORT:
-                    continue  # the caller has left already
-                if throttle.passes("short", loop.time()) is not None:
-                    reason = error.strerror
-                    event(logging.ERROR, "short_of_resources", callers="wait", reason=reason)
-                await asyncio.sleep(_PAUSE)
-
     def remove(self) -> None:
         """Take the path away, unless it belongs to another socket by now."""
         try:
@@ -61,6 +45,23 @@ class Listener:
                 self.path.unlink()
         except FileNotFoundError:
             return
+
+
+async def accept(listening: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Take callers until cancelled; while there is no descriptor for one, they wait."""
+    loop = asyncio.get_running_loop()
+    throttle = Throttle(_SHORT_SECONDS)
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listening)
+            await loop.connect_accepted_socket(factory, connection)
+        except OSError as error:
+            if error.errno not in _SHORT:
+                continue  # the caller has left already
+            if throttle.passes("short", loop.time()) is not None:
+                reason = error.strerror
+                event(logging.ERROR, "short_of_resources", callers="wait", reason=reason)
+            await asyncio.sleep(_PAUSE)
 
 
 def listen(path: Path) -> Listener:

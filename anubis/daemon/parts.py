@@ -66,6 +66,12 @@ class Parts:
         self._note(peer)
         self.try_to_save()
 
+    def note_bare(self, peer: AuthorizedPeer) -> None:
+        """Note that a peer has nothing but WireGuard: nobody is there to be told anything."""
+        if peer.name not in self.gatekeeper.bare:
+            self.gatekeeper.bare.add(peer.name)
+            self.try_to_save()
+
     def try_to_save(self) -> None:
         """Write the state file, or leave that for later: what it has is out of date, not wrong."""
         with suppress(LocalFailure):
@@ -137,7 +143,11 @@ class Parts:
             event(logging.WARNING, "unpinned", connection=peer.name, reason=_UNUSED)
         wishes.end(peer.name, self.clock.boot(), self.jitter())
         failures = []
-        for step in (self.production.remove(peer), self.control.keep_alive(peer, on=False)):
+        untold = peer.name in self.gatekeeper.bare
+        for step in (
+            self.production.remove(peer, untold=untold),
+            self.control.keep_alive(peer, on=False),
+        ):
             try:
                 await step
             except LocalFailure as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
 from anubis.daemon.carrier import Carrier
@@ -22,6 +23,7 @@ from anubis.daemon.claims import check_claim, check_granted, restored
 from anubis.daemon.faults import production_faults
 from anubis.daemon.interface import Allow
 from anubis.daemon.log import event
+from anubis.daemon.road import SESSION_SECONDS
 from anubis.daemon.shares import Shares
 from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
@@ -59,6 +61,7 @@ class Production:
         self._endpoints: dict[PublicKey, Endpoint] = {}  # of our peers, as last seen
         self._is_untidy = False
         self._left: dict[str, PublicKey] = {}  # of `peers`, those that could not be removed yet
+        self._parted: dict[str, Peer] = {}  # as last seen, of those that may have a session still
         self._lock = asyncio.Lock()
 
     @property
@@ -177,6 +180,18 @@ class Production:
                 )
                 await self._change(change)
 
+    async def reunite(self, entry: AuthorizedPeer, now: float) -> None:
+        """Shake hands with a peer whose WireGuard goes by a session that was forgotten here.
+
+        Nobody told it that its connection ended, so it would send into that session for 15 s.
+        Older ones it renews by itself; to begin here too would only be in its way. `now` is in
+        seconds since 1970.
+        """
+        parted = self._parted.pop(entry.name, None)
+        if parted is not None and now - parted.last_handshake < SESSION_SECONDS:
+            await self.shake(entry, parted.endpoint)
+            await self.settle(entry)
+
     async def nudge(
         self, entries: Iterable[AuthorizedPeer], endpoint: Endpoint | None = None
     ) -> None:
@@ -232,12 +247,16 @@ class Production:
                 raise
             return routes
 
-    async def remove(self, entry: AuthorizedPeer) -> None:
+    async def remove(self, entry: AuthorizedPeer, *, untold: bool = False) -> None:
         """Remove the peer, then its routes: not a packet leaves by another way meanwhile.
 
-        Raises LocalFailure if something is left, when all was tried; `mend` goes on.
+        An `untold` one may come back while it still has its session, and is then reunited. Raises
+        LocalFailure if something is left, when all was tried; `mend` goes on.
         """
         async with self._lock:
+            if untold and entry.name in self._committed:
+                with suppress(LocalFailure):
+                    await self._remember(entry)
             self._committed.pop(entry.name, None)
             self._endpoints.pop(entry.public_key, None)
             if entry.name in self.peers:
@@ -300,6 +319,13 @@ class Production:
         for keepalive in (TRIGGER_KEEPALIVE, change.persistent_keepalive):
             again = PeerChange(change.public_key, update_only=True, persistent_keepalive=keepalive)
             await self._change(again)
+
+    async def _remember(self, entry: AuthorizedPeer) -> None:
+        peer = await self.peer(entry)
+        if peer is not None and peer.endpoint is not None:
+            newer = peer.last_handshake - SESSION_SECONDS
+            self._parted = {n: p for n, p in self._parted.items() if p.last_handshake > newer}
+            self._parted[entry.name] = peer
 
     async def _change(self, *changes: PeerChange) -> None:
         await self._carrier.configure(DeviceChange(peers=changes))

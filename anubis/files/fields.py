@@ -31,6 +31,7 @@ __all__ = [
     "preshared_key",
     "private_key",
     "public_key",
+    "yes_or_no",
 ]
 
 _DECIMAL = re.compile(r"[0-9]{1,10}")
@@ -127,6 +128,11 @@ def one_of(known: Mapping[str, object], what: str) -> Callable[[str], str]:
         return word
 
     return parse_word
+
+
+def yes_or_no(text: str) -> bool:
+    """Parse a switch."""
+    return one_of({"yes": True, "no": False}, "yes or no")(text) == "yes"
 
 
 def public_key(text: str) -> PublicKey:

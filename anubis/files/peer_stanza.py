@@ -41,6 +41,7 @@ GRAMMAR = Grammar(
                 Key("MaxLease"),
                 Key("IdleTimeout"),
                 Key("May", is_list=True),
+                Key("OneShot"),
                 Key("Group"),
             ),
             repeatable=True,
@@ -98,6 +99,7 @@ class AuthorizedPeer:
     max_lease_seconds: int | None = None
     idle_timeout: int | None = None  # seconds; 0 is for ever
     may: frozenset[Permission] = _EVERY_VERB
+    one_shot: bool = False  # may ask by web
     group: str | None = None
 
     @property
@@ -131,6 +133,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
     max_lease = section.one("MaxLease", fields.duration, None)
     idle_timeout = section.one("IdleTimeout", fields.idle_timeout, None)
     may = _may(section, networks)
+    one_shot = section.one("OneShot", fields.yes_or_no, default=False)
     group = section.one("Group", fields.name, None)
     if len(section.problems) > found_before or name is None or public_key is None:
         return None
@@ -148,6 +151,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         max_lease_seconds=max_lease,
         idle_timeout=idle_timeout,
         may=may,
+        one_shot=one_shot,
         group=group,
     )
 

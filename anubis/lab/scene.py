@@ -70,7 +70,7 @@ def scene(random: Callable[[int], bytes] = os.urandom) -> Topology:
 
 
 def _jacinth(keys: dict[str, HostKeys], house: dict[str, PrivateKey]) -> Host:
-    peers = roaming("xena", keys["xena"]) + roaming("selen", keys["selen"])
+    peers = roaming("xena", keys["xena"]) + roaming("selen", keys["selen"], one_shot=True)
     return Host(
         name="jacinth",
         interfaces=(

@@ -116,15 +116,16 @@ Group = home
 """
 
 
-def roaming(name: str, keys: HostKeys) -> str:
-    """Return the stanza by which a gateway knows a guest of the hotel."""
+def roaming(name: str, keys: HostKeys, *, one_shot: bool = False) -> str:
+    """Return the stanza by which a gateway knows a guest of the hotel; one may ask by web."""
+    by_web = "OneShot = yes\n" if one_shot else ""
     return f"""\
 [Peer]
 Name = {name}
 PublicKey = {keys.production.public_key()}
 ControlPublicKey = {keys.control.public_key()}
 AllowedIPs = {PRODUCTION[name]}
-
+{by_web}
 """
 
 

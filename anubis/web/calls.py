@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-__all__ = ["ALLOWED", "Act", "Form", "Look", "Refusal", "read_call"]
+__all__ = ["ALLOWED", "MAX_BODY", "Act", "Form", "Look", "Refusal", "read_call"]
 
 Verb = Literal["up", "down"]
 _BEARER = re.compile(r"Bearer ([a-z0-9]{1,64})", re.IGNORECASE)
@@ -76,7 +76,7 @@ def read_call(
     if method in ("GET", "HEAD"):
         return _look(path, form)
     if method != "POST":
-        raise Refusal(405, f"there is no {method[:16]} here", form)
+        raise Refusal(405, f"only {ALLOWED} are served", form)
     return _act(path, headers, body, origin, form)
 
 

@@ -35,7 +35,7 @@ from tests.lab.hostile import (
     state,
 )
 from tests.lab.packets import Injector, udp_packet
-from tests.lab.steps import AUTHORIZED_PEERS, Edit, configured
+from tests.lab.steps import AUTHORIZED_PEERS, Edit, client, configured, edited
 
 VERBS = ("up", "down", "renew", "status", "gone")
 OTHERS = ("jacinth", "surya", "leaf")
@@ -467,8 +467,27 @@ def test_a_reply_tells_of_nobody_else(lab: Lab, xena: Caller) -> None:
         assert not any(word in told for word in others), told
 
 
-def test_nothing_listens_for_tcp(lab: Lab, xena: Caller) -> None:
-    """The confinement would let TCP to the service port through; there is nobody."""
+def test_nothing_listens_for_tcp_where_nobody_may_ask_by_web(lab: Lab, xena: Caller) -> None:
+    """The confinement would let TCP to the service port through; there is nobody.
+
+    Where somebody may, another peer is told that it may not.
+    """
     assert xena.ask("up").result == "done"  # keeps the tunnel
-    with inside(lab, "xena"), pytest.raises(ConnectionRefusedError):
-        socket.create_connection((control_address(lab, "jacinth"), SERVICE_PORT), 5)
+    there = (control_address(lab, "jacinth"), SERVICE_PORT)
+    with inside(lab, "xena"):
+        with socket.create_connection(there, 5) as asking:
+            asking.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert asking.makefile("rb").readline() == b"HTTP/1.1 403 Forbidden\r\n"
+        edit = Edit("jacinth", AUTHORIZED_PEERS, "OneShot = yes\n", "")
+        with edited(lab, edit):
+            client(lab, "jacinth").reload()
+            wait_until(lambda: is_refused(there), 5, "nobody listens")
+
+
+def is_refused(there: tuple[str, int]) -> bool:
+    """Tell whether a TCP connection from this thread's network is refused."""
+    try:
+        socket.create_connection(there, 5).close()
+    except ConnectionRefusedError:
+        return True
+    return False

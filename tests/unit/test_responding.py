@@ -19,6 +19,7 @@ from anubis.daemon.budget import CHANGES, REQUESTS
 from anubis.daemon.clock import Clock
 from anubis.daemon.parts import Parts
 from anubis.daemon.responding import Responding
+from anubis.daemon.serving import Serving
 from anubis.daemon.watermarks import Watermarks
 from anubis.errors import LocalFailure
 from anubis.protocol.channel import Keyring
@@ -53,7 +54,6 @@ class Failing:
 
     error: Exception
     sent: list[bytes] = field(default_factory=list)
-    bare: set[str] = field(default_factory=set)
 
     @property
     def peers(self) -> SimpleNamespace:
@@ -89,10 +89,11 @@ def house(
         control=failing,
         clock=clock or Clock(),
         silence=SimpleNamespace(heard=lambda _peer: None, stop=lambda: None),
-        try_to_save=lambda: None,
+        note_bare=lambda _peer: None,
     )
     watermarks = Watermarks(tmp_path / "a", tmp_path / "b", responder)
-    return Responding(responder, watermarks, cast("Parts", parts)), ours, theirs
+    serving = Serving(cast("Parts", parts))
+    return Responding(responder, watermarks, serving, cast("Parts", parts)), ours, theirs
 
 
 @pytest.mark.parametrize("error", [LocalFailure("no route"), RuntimeError("a bug")])

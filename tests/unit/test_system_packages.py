@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "system-packages"
-PROGRAMS = ("bash", "curl", "dbus-daemon", "env", "id", "ip", "nft", "nsenter", "ping", "ps",
-            "python3", "setpriv", "sort", "systemd-analyze", "tcpdump", "unshare", "wg",
+PROGRAMS = ("bash", "chromium", "curl", "dbus-daemon", "env", "id", "ip", "nft", "nsenter", "ping",
+            "ps", "python3", "setpriv", "sort", "systemd-analyze", "tcpdump", "unshare", "wg",
             "wireguard-go")  # fmt: skip
 
 
