@@ -9,16 +9,18 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 from anubis.daemon.assembly import RUN_DIRECTORY, Daemon, first
+from anubis.daemon.edits import Edits
 from anubis.daemon.log import event, set_up
 from anubis.daemon.notify import notify
 from anubis.daemon.process import credentials_directory, only_one
 from anubis.daemon.state import StateFile
 from anubis.daemon.undumpable import become_undumpable
 from anubis.files.authorized_peers import HostFiles, load_host
+from anubis.files.config import AUTHORIZED_PEERS
 from anubis.wireguard.auto import open_backend
 
 __all__ = ["run"]
@@ -37,12 +39,14 @@ def run(config_path: Path, *, debug: bool) -> None:
     def read() -> HostFiles:
         return load_host(config_path, credentials_directory())
 
-    host = read()
-    with only_one(RUN_DIRECTORY):
-        asyncio.run(_run(host, read))
+    # It listens before they are read for the first time: what is changed after that is heard of.
+    with closing(Edits(config_path.parent / AUTHORIZED_PEERS)) as edits:
+        host = read()
+        with only_one(RUN_DIRECTORY):
+            asyncio.run(_run(host, read, edits))
 
 
-async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
+async def _run(host: HostFiles, read: Callable[[], HostFiles], edits: Edits) -> None:
     stopping, letting_go = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -66,8 +70,12 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles]) -> None:
             peers=len(host.peers),
             control_address=daemon.control.addresses.routable,
         )
-        ended = (daemon.until(stopping), daemon.until(letting_go))
-        await first(*ended, daemon.serve())
+        works = [daemon.until(stopping), daemon.until(letting_go), daemon.serve()]
+        if host.config.watch:
+            works.append(edits.run(daemon.reload.notice))
+        else:
+            edits.close()
+        await first(*works)
         notify("STOPPING=1")
         if not stopping.is_set():
             daemon.lets_go = True

@@ -2,7 +2,8 @@
 
 Owns what a new file does to what is up: who is no longer authorized is cut off, at once and before
 anybody is told; a connection whose entry changed gets what it says now; the others notice nothing.
-One mistake in the file, and all stays as it is. Refuses to know when it is time (`main`, `api`).
+One mistake in the file, and all stays as it is. Refuses to know when it is time (`main`, `api`,
+`edits`).
 
 `anubis.conf` and the keys are read at a start only; that they differ is said.
 """
@@ -18,7 +19,7 @@ from anubis.daemon.aside import Aside
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
-from anubis.errors import AnubisError, ConfigError
+from anubis.errors import AnubisError, ConfigError, Problem
 from anubis.events import Reloaded
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, HostFiles
 from anubis.files.revision import Revision, revise
@@ -50,10 +51,17 @@ class Reload:
         self._reading: Aside[HostFiles] = Aside("reload")  # one at a time
         self._lock = asyncio.Lock()
         self._wanted = asyncio.Event()
+        self._asked = False  # by somebody who waits for what the log says
+        self._mistakes: tuple[Problem, ...] = ()  # of the last reading, as they were told
         self._farewells: set[asyncio.Task[None]] = set()
 
     def want(self) -> None:
         """Have it done soon: a signal has come."""
+        self._asked = True
+        self._wanted.set()
+
+    def notice(self) -> None:
+        """Have it done soon: a file was changed. What is as it was is not told again."""
         self._wanted.set()
 
     async def run(self) -> None:
@@ -61,8 +69,9 @@ class Reload:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            asked, self._asked = self._asked, False
             try:
-                await self.now()
+                await self._now(asked=asked)
             except ConfigError:
                 pass  # each problem was logged
             except AnubisError as error:
@@ -74,14 +83,21 @@ class Reload:
         Raises ConfigError, and then nothing has changed; every problem is in the log. What has
         begun is brought to its end also when cancelled: a file cannot be half in force.
         """
+        return await self._now(asked=True)
+
+    async def _now(self, *, asked: bool) -> Reloaded:
         async with self._lock:
             try:
                 host = await self._reading.begin(self._read)
             except ConfigError as error:
-                for problem in error.problems:
-                    event(logging.ERROR, "not_reloaded", reason=problem)
+                known, self._mistakes = self._mistakes, error.problems
+                if asked or known != error.problems:
+                    for problem in error.problems:
+                        event(logging.ERROR, "not_reloaded", reason=problem)
                 raise
-            work = asyncio.create_task(self._bring_about(host))
+            asked |= bool(self._mistakes)  # whoever read of them wants to know that they are gone
+            self._mistakes = ()
+            work = asyncio.create_task(self._bring_about(host, asked=asked))
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -98,10 +114,11 @@ class Reload:
         if self._farewells:
             await asyncio.wait(set(self._farewells))
 
-    async def _bring_about(self, host: HostFiles) -> Reloaded:
+    async def _bring_about(self, host: HostFiles, *, asked: bool) -> Reloaded:
         gatekeeper, control = self._parts.gatekeeper, self._parts.control
-        warnings = self._of_other_files(host)
         revision = revise(gatekeeper.peers, host.peers)
+        is_news = asked or revision != Revision()
+        warnings = self._of_other_files(host) if is_news else ()
         were_up = {peer.name for peer in gatekeeper.up_peers()}
         # From here on nobody who was removed is listened to, whatever comes of the rest.
         gatekeeper.replace_peers(host.peers, revision.removed)
@@ -114,7 +131,10 @@ class Reload:
         await control.expel([peer for peer in revision.removed if peer.name not in were_up])
         self.see_off(ended)
         ended += await self._refit_all(revision)
-        return _told(revision, ended, len(host.peers), warnings)
+        done = _summed_up(revision, ended, len(host.peers), warnings)
+        if is_news:
+            _tell(done)
+        return done
 
     def _of_other_files(self, host: HostFiles) -> tuple[str, ...]:
         """Say what only a start takes up."""
@@ -193,14 +213,13 @@ def _all(_old: AuthorizedPeer, new: AuthorizedPeer) -> AuthorizedPeer:
     return new
 
 
-def _told(
+def _summed_up(
     revision: Revision, ended: Collection[AuthorizedPeer], peers: int, warnings: tuple[str, ...]
 ) -> Reloaded:
-    """Log what was done, and return it."""
     added = {peer.name for peer in revision.added}
     removed = {peer.name for peer in revision.removed}
     rekeyed = added & removed
-    told = Reloaded(
+    return Reloaded(
         peers=peers,
         added=tuple(sorted(added - rekeyed)),
         removed=tuple(sorted(removed - rekeyed)),
@@ -208,13 +227,15 @@ def _told(
         ended=tuple(sorted(peer.name for peer in ended)),
         warnings=warnings,
     )
+
+
+def _tell(done: Reloaded) -> None:
     event(
         logging.INFO,
         "reloaded",
-        peers=peers,
-        added=len(told.added),
-        removed=len(told.removed),
-        changed=len(told.changed),
-        ended=",".join(told.ended) or None,
+        peers=done.peers,
+        added=len(done.added),
+        removed=len(done.removed),
+        changed=len(done.changed),
+        ended=",".join(done.ended) or None,
     )
-    return told

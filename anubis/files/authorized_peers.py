@@ -19,6 +19,7 @@ from anubis.files.ini import parse
 from anubis.files.keyfile import GuardedFile, private_hint, read_guarded, read_private_key
 from anubis.files.peer_checks import Derivation, OwnKeys, check_entries, overlaps
 from anubis.files.peer_stanza import GRAMMAR, AuthorizedPeer, NamedEndpoint, parse_stanza
+from anubis.files.whereabouts import is_part, parts_directory
 from anubis.wireguard.keys import PrivateKey, PublicKey
 
 __all__ = [
@@ -149,7 +150,7 @@ def load_authorized_peers(
 def read_files(path: Path, problems: list[Problem]) -> list[GuardedFile]:
     """Return `path` and `path.d/*.conf` as they are, adding to `problems` what cannot be read."""
     files = []
-    for name in (path, *_parts(path.with_name(path.name + ".d"), problems)):
+    for name in (path, *_parts(parts_directory(path), problems)):
         try:
             files.append(
                 read_guarded(name, missing="an empty one authorizes nobody; `anubis init` makes it")
@@ -187,7 +188,7 @@ def parse_authorized_peers(
 
 
 def _parts(directory: Path, problems: list[Problem]) -> list[Path]:
-    """Return the `*.conf` of a directory that need not exist. Hidden files are editors' own."""
+    """Return the parts in a directory that need not exist."""
     try:
         names = sorted(entry.name for entry in directory.iterdir())
     except FileNotFoundError:
@@ -195,7 +196,7 @@ def _parts(directory: Path, problems: list[Problem]) -> list[Path]:
     except OSError as error:
         problems.append(Problem(Location(directory), f"cannot be read: {error.strerror}"))
         return []
-    return [directory / name for name in names if name.endswith(".conf") and name[0] != "."]
+    return [directory / name for name in names if is_part(name)]
 
 
 def _peers_or_none(config: Config, own: OwnKeys | None, problems: list[Problem]) -> AuthorizedPeers:

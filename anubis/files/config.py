@@ -19,6 +19,7 @@ from anubis.files.keyfile import read_guarded
 from anubis.wireguard.types import IPNetwork
 
 __all__ = [
+    "AUTHORIZED_PEERS",
     "CONTROL_PORT",
     "DEFAULT_CONFIG",
     "GRAMMAR",
@@ -37,11 +38,14 @@ DEFAULT_CONFIG = Path("/etc/anubis/anubis.conf")
 CONTROL_PORT = 4297
 PRODUCTION_PORT = 4296
 
+AUTHORIZED_PEERS = "authorized_peers"  # beside `anubis.conf`
+
 Backend = Literal["auto", "kernel", "userspace"]
 Item = TypeVar("Item")
 
 SUITE_NAMES = {"xchacha20-poly1305": 1, "aes-256-gcm": 2}  # numbers of docs/protocol.md
 _BACKENDS: dict[str, Backend] = {"auto": "auto", "kernel": "kernel", "userspace": "userspace"}
+_YES_NO = {"yes": True, "no": False}
 _MIN_MTU = 1280  # RFC 8200 section 5: IPv6 needs it, and production always carries IPv6
 
 GRAMMAR = Grammar(
@@ -72,6 +76,7 @@ GRAMMAR = Grammar(
                 Key("IdleTimeout"),
             ),
         ),
+        SectionGrammar("Authorization", (Key("Watch"),)),
     ),
     elsewhere={
         "peer": "peers are in authorized_peers, beside this file",
@@ -116,6 +121,7 @@ class Config:
     control: Control
     production: Production
     authorized_peers_path: Path
+    watch: bool = True  # whether a change of the authorized peers is taken up by itself
 
 
 def load_config(path: Path = DEFAULT_CONFIG) -> Config:
@@ -141,7 +147,7 @@ def examine_config(path: Path) -> tuple[Config, list[Problem]]:
 def parse_config(data: bytes, path: Path) -> Config:
     """Understand the bytes of `anubis.conf`. Raises ConfigError with every problem.
 
-    Neither section need be there: a file without any key describes a host with all the defaults.
+    No section need be there: a file without any key describes a host with all the defaults.
     Key files without a path beginning with `/` are beside `path`.
     """
     config, problems = _understand(data, path)
@@ -153,14 +159,15 @@ def parse_config(data: bytes, path: Path) -> Config:
 def _understand(data: bytes, path: Path) -> tuple[Config, list[Problem]]:
     problems: list[Problem] = []
     by_name = {section.grammar.name: section for section in parse(data, path, GRAMMAR, problems)}
-    control, production = (
+    control, production, authorization = (
         by_name.get(known.name, Section(path, 0, known, problems)) for known in GRAMMAR.sections
     )
     config = Config(
         path=path,
         control=_control(control, path.parent),
         production=_production(production, path.parent),
-        authorized_peers_path=path.parent / "authorized_peers",
+        authorized_peers_path=path.parent / AUTHORIZED_PEERS,
+        watch=_YES_NO[authorization.one("Watch", fields.one_of(_YES_NO, "yes or no"), "yes")],
     )
     _check_apart(config, control, production)
     return config, problems

@@ -18,7 +18,7 @@ import pytest
 from anubis.lab.lab import Lab
 from anubis.lab.scene import scene as whole_scene
 from anubis.lab.topology import Topology
-from tests.lab.steps import DAEMONS, client, end_all, left_over, states
+from tests.lab.steps import DAEMONS, client, end_all, left_over, states, unwatched
 from tests.lab.walks import Mortal, Scene, World, mortal, world
 
 MakeLab = Callable[[Topology], Lab]
@@ -53,8 +53,8 @@ def make_lab() -> Iterator[MakeLab]:
 
 @pytest.fixture(scope=_lab_scope)
 def lab(make_lab: MakeLab) -> Lab:
-    """Bring up the whole scene, daemons included."""
-    return make_lab(whole_scene())
+    """Bring up the whole scene, daemons included, which reload when a test says so."""
+    return make_lab(unwatched(whole_scene()))
 
 
 @pytest.fixture(scope="module")

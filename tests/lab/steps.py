@@ -25,6 +25,7 @@ from anubis.errors import LocalFailure
 from anubis.events import ConnectionStatus, Step
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
+from anubis.lab.topology import Topology
 
 __all__ = [
     "ANUBIS_CONF",
@@ -50,6 +51,7 @@ __all__ = [
     "stanza_key",
     "states",
     "transaction",
+    "unwatched",
 ]
 
 DAEMONS = ("jacinth", "surya", "xena")
@@ -156,6 +158,15 @@ class Edit:
     path: str
     old: str
     new: str
+
+
+def unwatched(topology: Topology) -> Topology:
+    """Return a topology whose daemons leave edits alone until they are told to reload."""
+    for host in topology.hosts:
+        if host.daemon:
+            words = ("[Production]\n", "[Authorization]\nWatch = no\n\n[Production]\n")
+            topology = topology.edit(host.name, ANUBIS_CONF, *words)
+    return topology
 
 
 @contextmanager

@@ -35,6 +35,8 @@ Throw = 192.168.122.7/24
 Lease = 1h
 MaxLease = 2h30m
 IdleTimeout = 45m
+[Authorization]
+Watch = No
 """
 
 
@@ -46,7 +48,7 @@ def problems_of(text: str) -> list[str]:
 
 
 def test_every_key_is_read() -> None:
-    """Every key of both sections arrives where it belongs."""
+    """Every key of all sections arrives where it belongs."""
     config = parse_config(FULL.encode(), PATH)
     control, production = config.control, config.production
     assert (control.interface, control.listen_port) == ("ctl0", 5001)
@@ -58,6 +60,7 @@ def test_every_key_is_read() -> None:
     assert (production.table, production.fwmark) == (2**32 - 1, 1)
     assert production.mtu == 1280
     assert production.throw == (ip_network("192.168.122.0/24"),)
+    assert not config.watch
     assert (production.lease_seconds, production.max_lease_seconds) == (3600, 9000)
     assert production.idle_timeout == 2700
 

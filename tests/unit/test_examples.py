@@ -108,7 +108,7 @@ def test_reference_has_every_key() -> None:
     assert set(documented_keys()) == KNOWN_KEYS
 
 
-@pytest.mark.parametrize("section", ["Control", "Production"])
+@pytest.mark.parametrize("section", ["Control", "Production", "Authorization"])
 def test_reference_examples_are_valid(section: str) -> None:
     """Every example in a table's last column is a line that the parser takes."""
     lines = [
@@ -128,7 +128,7 @@ def test_reference_tells_the_true_defaults() -> None:
         if section != "Peer" and (match := re.match(r"`([^`]+)`$", row.split(" | ")[2]))
     }
     text = ""
-    for wanted in ("Control", "Production"):
+    for wanted in ("Control", "Production", "Authorization"):
         text += f"[{wanted}]\n"
         text += "".join(f"{k} = {v}\n" for (s, k), v in defaults.items() if s == wanted)
     assert len(defaults) >= 11
