@@ -24,6 +24,7 @@ from anubis.events import (
     check_name,
     event_from_json,
 )
+from anubis.forecast import Difference
 from anubis.http_reader import Answer, Silence
 
 __all__ = ["SOCKET_PATH", "Client"]
@@ -54,10 +55,7 @@ class Client:
     def status(self, name: str | None = None) -> list[ConnectionStatus]:
         """Return all connections by name, or only the one. Raises UnknownConnection."""
         path = "/v1/status" if name is None else f"/v1/status/{check_name(name)}"
-        with closing(self._call("GET", path, b"", self.timeout, _read_status)) as answers:
-            for connections in answers:
-                return connections
-        raise _broken_off()
+        return self._once("GET", path, b"", self.timeout, _read_status)
 
     def up(
         self,
@@ -107,12 +105,12 @@ class Client:
 
         Raises ConfigError with everything that is wrong with the files; then nothing has changed.
         """
-        with closing(
-            self._call("POST", "/v1/reload", b"", _RELOAD_SECONDS, Reloaded.from_json)
-        ) as answers:
-            for reloaded in answers:
-                return reloaded
-        raise _broken_off()
+        return self._once("POST", "/v1/reload", b"", _RELOAD_SECONDS, Reloaded.from_json)
+
+    def foresee_reload(self) -> Difference:
+        """Return what `reload` would change now, changing nothing. Raises ConfigError, as that."""
+        body = json.dumps({"dry_run": True}).encode()
+        return self._once("POST", "/v1/reload", body, _RELOAD_SECONDS, Difference.from_json)
 
     def _change(
         self,
@@ -134,6 +132,20 @@ class Client:
                         return event
                     case ErrorEvent():
                         raise event.to_error()
+        raise _broken_off()
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        silence: float,
+        read: Callable[[Mapping[str, object]], _T],
+    ) -> _T:
+        """Return what `read` makes of an answer that is a single JSON object."""
+        with closing(self._call(method, path, body, silence, read)) as answers:
+            for answer in answers:
+                return answer
         raise _broken_off()
 
     def _call(

@@ -27,6 +27,7 @@ from anubis.errors import (
     nearest,
 )
 from anubis.events import ConnectionStatus, Reloaded, Result
+from anubis.forecast import ChangedEntry, Difference
 
 DEADLINE = 20.0  # seconds, for whatever a test waits for
 
@@ -95,6 +96,19 @@ class FakeOperations:
         if self.problems:
             raise ConfigError(self.problems)
         return Reloaded(3, ("leaf", "selen"), ("xena",), ("jacinth",), ("xena",))
+
+    async def foresee(self) -> Difference:
+        self.calls.append(("foresee",))
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Difference(
+            3,
+            ("leaf", "selen"),
+            ("xena",),
+            (ChangedEntry("jacinth", ("AllowedIPs", "PresharedKey")),),
+            ("jacinth", "xena"),
+            ("/etc/anubis/anubis.conf has changed: systemctl restart anubis takes that up",),
+        )
 
     async def up(self, name: str, terms: Terms, report: Report) -> Result:
         self.calls.append(("up", name, *astuple(terms)))

@@ -25,6 +25,7 @@ from anubis.daemon.calls import Change, ReloadCall, StatusCall, Terms, parse_cal
 from anubis.daemon.listener import Listener, accept, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
 from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
+from anubis.forecast import Difference
 
 __all__ = ["ApiServer", "Operations", "Report"]
 
@@ -66,6 +67,9 @@ class Operations(Protocol):
 
     async def reload(self) -> Reloaded:
         """Read the authorized-peers file anew. Raises ConfigError; cancelling does not undo it."""
+
+    async def foresee(self) -> Difference:
+        """Read the same, and only tell what a reload would change. Raises ConfigError."""
 
 
 class ApiServer:
@@ -134,8 +138,8 @@ class ApiServer:
             caller = http.caller(request)
             await self._check_may_change(call, caller)
             if isinstance(call, ReloadCall):
-                call.check_body(await http.read_body(request))
-                return http.json_answer((await _explained(self._operations.reload())).to_json())
+                call = call.with_body(await http.read_body(request))
+                return http.json_answer(await _explained(self._reload(call)))
             call = call.with_body(await http.read_body(request))
             progress = _Progress(call.name, arrived, self._clock)
             change = self._begin(call, progress)
@@ -148,6 +152,11 @@ class ApiServer:
             _roll_back(change)
             await asyncio.wait({change})
             _log_end(call, caller, change)
+
+    async def _reload(self, call: ReloadCall) -> dict[str, object]:
+        if call.dry_run:
+            return (await self._operations.foresee()).to_json()
+        return (await self._operations.reload()).to_json()
 
     async def _check_may_change(self, call: Change | ReloadCall, caller: Caller) -> None:
         if self._asking.running >= MAX_ASKING:

@@ -141,7 +141,9 @@ class Daemon:
         )
         self.control.on_interface = lambda: self._one_shot.wake(anew=True)
         self.reload = Reload(host, parts, read, self._authorize)
-        operations = self._operations = DaemonOperations(parts, self.reload.now)
+        self._operations = operations = DaemonOperations(
+            parts, self.reload.now, self.reload.foresee
+        )
         self._leases = Leases(parts, operations.revive)
         self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
         self._roaming = Roaming(parts, self._leases.wake)

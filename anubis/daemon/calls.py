@@ -56,14 +56,19 @@ class StatusCall:
 
 @dataclass(frozen=True, slots=True)
 class ReloadCall:
-    """Read the authorized-peers file anew."""
+    """Read the authorized-peers file anew; in a `dry_run` only tell what that would change."""
 
     verb = "reload"
+    dry_run: bool = False
 
-    def check_body(self, body: bytes) -> None:
-        """Raise BadRequest unless the body has no wishes: there are none."""
-        for key in _parse_object(body):
-            raise BadRequest(f"unknown key in the body: {key[:64]!r}")
+    def with_body(self, body: bytes) -> ReloadCall:
+        """Return this call as its body wants it. Raises BadRequest."""
+        wishes = _parse_object(body)
+        for key in wishes:
+            if key != "dry_run":
+                hint = nearest(key[:64], ["dry_run"])
+                raise BadRequest(f"unknown key in the body: {key[:64]!r}", hint)
+        return ReloadCall(_boolean("dry_run", wishes.get("dry_run", False)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class Change:
         terms = Terms(
             _lease(wishes.get("lease_seconds")),
             _timeout(wishes.get("timeout_seconds", DEFAULT_TIMEOUT)),
-            _pinned(wishes.get("pinned", False)),
+            _boolean("pinned", wishes.get("pinned", False)),
         )
         return replace(self, terms=terms)
 
@@ -170,7 +175,7 @@ def _timeout(value: object) -> float:
     return float(value)
 
 
-def _pinned(value: object) -> bool:
+def _boolean(key: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadRequest("pinned is true or false")
+        raise BadRequest(f"{key} is true or false")
     return value

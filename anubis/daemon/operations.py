@@ -24,6 +24,7 @@ from anubis.daemon.road import Contact
 from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
 from anubis.events import ConnectionStatus, Reloaded, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
+from anubis.forecast import Difference
 from anubis.gatekeeper import Role
 from anubis.protocol.wire import Result as Code
 from anubis.protocol.wire import Verb
@@ -40,9 +41,15 @@ REVIVE_SECONDS = 10.0  # for what is pinned and was lost to come up again
 class DaemonOperations:
     """The operations behind the API (`anubis.daemon.api.Operations`)."""
 
-    def __init__(self, parts: Parts, reload: Callable[[], Coroutine[None, None, Reloaded]]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        reload: Callable[[], Coroutine[None, None, Reloaded]],
+        foresee: Callable[[], Coroutine[None, None, Difference]],
+    ) -> None:
         self._parts = parts
         self.reload = reload
+        self.foresee = foresee
         self._gatekeeper = parts.gatekeeper
         self._control = parts.control
         self._production = parts.production

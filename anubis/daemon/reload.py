@@ -13,17 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from anubis.daemon.aside import Aside
+from anubis.daemon.foresight import foreseen, reason_to_end, would_end
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
-from anubis.errors import AnubisError, ConfigError, Problem
+from anubis.errors import AnubisError, ConfigError, LocalFailure, Problem
 from anubis.events import Reloaded
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, HostFiles
 from anubis.files.revision import Revision, revise
-from anubis.gatekeeper import Role
+from anubis.forecast import Difference
+from anubis.wireguard.types import Device
 
 __all__ = ["Reload"]
 
@@ -104,6 +107,19 @@ class Reload:
                 await asyncio.wait({work})
                 raise
 
+    async def foresee(self) -> Difference:
+        """Read the file and tell what `now` would do, doing nothing. Raises ConfigError."""
+        async with self._lock:
+            host = await self._reading.begin(self._read)
+            gatekeeper, production = self._parts.gatekeeper, self._parts.production
+            device = Device(production.name, None, 0, 0)
+            with suppress(LocalFailure):  # without one it would be made anew, with nobody on it
+                device = await production.device()
+            revision = revise(gatekeeper.peers, host.peers)
+            connections = {connection.name: connection for connection in gatekeeper}
+            ended = would_end(revision, connections, device, production.peers)
+            return foreseen(revision, ended, len(host.peers), self._other_files(host))
+
     def see_off(self, peers: Iterable[AuthorizedPeer]) -> None:
         """Begin to say goodbye to those who are not authorized any more, and expel them."""
         for peer in peers:
@@ -118,7 +134,7 @@ class Reload:
         gatekeeper, control = self._parts.gatekeeper, self._parts.control
         revision = revise(gatekeeper.peers, host.peers)
         is_news = asked or revision != Revision()
-        warnings = self._of_other_files(host) if is_news else ()
+        warnings = self._other_files(host)
         were_up = {peer.name for peer in gatekeeper.up_peers()}
         # From here on nobody who was removed is listened to, whatever comes of the rest.
         gatekeeper.replace_peers(host.peers, revision.removed)
@@ -136,15 +152,13 @@ class Reload:
             _tell(done)
         return done
 
-    def _of_other_files(self, host: HostFiles) -> tuple[str, ...]:
-        """Say what only a start takes up."""
+    def _other_files(self, host: HostFiles) -> tuple[str, ...]:
+        """Return what only a start takes up, in words."""
         found = []
         if host.config != self._host.config:
             found.append(f"{host.config.path} has changed: {_RESTART}")
         if host.own_keys() != self._host.own_keys():
             found.append(f"the keys of this host have changed: {_RESTART}")
-        for text in found:
-            event(logging.WARNING, "needs_restart", reason=text)
         return tuple(found)
 
     async def _cut(self, peer: AuthorizedPeer, reason: Reason) -> None:
@@ -175,8 +189,8 @@ class Reload:
         connection = gatekeeper.connection(peer.name)
         if connection is None:
             return None  # it ended by itself
-        if connection.role is Role.RESPONDER and "up" not in peer.may:
-            return Reason.NOT_PERMITTED
+        if (reason := reason_to_end(connection, peer)) is not None:
+            return reason
         try:
             gatekeeper.check_free(peer)
             await production.commit(peer, None)
@@ -230,6 +244,8 @@ def _summed_up(
 
 
 def _tell(done: Reloaded) -> None:
+    for text in done.warnings:
+        event(logging.WARNING, "needs_restart", reason=text)
     event(
         logging.INFO,
         "reloaded",

@@ -6,11 +6,11 @@ Owns what counts as the same host. Refuses to know what is done about a differen
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 
-__all__ = ["Revision", "revise"]
+__all__ = ["Revision", "changed_keys", "revise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,24 @@ def revise(before: AuthorizedPeers, now: AuthorizedPeers) -> Revision:
         removed=tuple(entry for entry in before if entry.name not in names),
         changed=tuple((old, new) for old, new in kept if old != new),
     )
+
+
+def changed_keys(old: AuthorizedPeer, new: AuthorizedPeer) -> tuple[str, ...]:
+    """Return the keys, as a file has them, in which two entries of one name differ.
+
+    What counts is what is in force: with an `Endpoint` also the `ControlEndpoint` may change that
+    is derived from it.
+    """
+    return tuple(
+        _key(field.name)
+        for field in fields(AuthorizedPeer)
+        if field.compare and getattr(old, field.name) != getattr(new, field.name)
+    )
+
+
+def _key(field: str) -> str:
+    words = field.removesuffix("_seconds").split("_")
+    return "".join("IPs" if word == "ips" else word.capitalize() for word in words)
 
 
 def _pairs(

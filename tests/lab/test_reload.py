@@ -5,6 +5,7 @@ What WireGuard and the kernel have is read with `wg`, `ip` and `nft`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from anubis.errors import AnubisError, ConfigError
 from anubis.events import Reloaded
+from anubis.forecast import Difference
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
 from tests.lab.steps import (
@@ -35,6 +37,7 @@ from tests.lab.steps import (
     page,
     stanza_key,
     states,
+    transaction,
 )
 
 CUT_SECONDS = 1.0  # from the call to the end of the tunnel
@@ -163,6 +166,51 @@ def test_one_mistake_and_everything_stays_as_it_is(lab: Lab) -> None:
         assert page(lab, "xena", LEAF[4]).startswith("leaf, in the house")
         assert changes(lab, up) == []
         lab.path("jacinth", AUTHORIZED_PEERS).write_text("")  # so that the edit can be undone
+
+
+def test_what_is_foretold_is_what_is_done(lab: Lab) -> None:
+    """`check --diff` changes nothing and tells no secret; then the reload does just that."""
+    secret = lab.run("jacinth", "wg", "genpsk", check=True).stdout.strip()
+    other = lab.run("jacinth", "sh", "-c", "wg genkey | wg pubkey", check=True).stdout.strip()
+    selen = stanza(lab, "jacinth", "selen")
+    new = selen.replace("Name = selen\n", f"Name = selen\nPresharedKey = {secret}\nMaxLease = 1h\n")
+    new += f"[Peer]\nName = guest\nPublicKey = {other}\nAllowedIPs = 10.66.0.77\n"
+    readable = f"chgrp anubisd {AUTHORIZED_PEERS}; chmod 640 {AUTHORIZED_PEERS}"
+    anubis(lab, "xena", "up", "jacinth")
+    with (
+        transaction(lab, "jacinth", readable, f"chmod 644 {AUTHORIZED_PEERS}"),
+        edited(lab, Edit("jacinth", AUTHORIZED_PEERS, selen, new), without(lab, "jacinth", "xena")),
+    ):
+        now = states(lab)
+        foretold = json.loads(anubis(lab, "jacinth", "check", "--diff", "--json").stdout)
+        assert secret not in anubis(lab, "jacinth", "check", "--diff").stdout
+        assert changes(lab, now) == []
+        assert foretold["changed"] == [{"name": "selen", "keys": ["PresharedKey", "MaxLease"]}]
+        assert secret not in str(foretold)
+        done = client(lab, "jacinth").reload()
+        assert done.to_json() == {
+            **foretold,
+            "changed": ("selen",),
+            **{key: tuple(foretold[key]) for key in ("added", "removed", "ended", "warnings")},
+        }
+        assert (done.added, done.removed, done.ended) == (("guest",), ("xena",), ("xena",))
+        assert client(lab, "jacinth").foresee_reload() == Difference(done.peers)
+
+
+def test_networks_that_a_stranger_has_are_foreseen(lab: Lab) -> None:
+    """Whose entry asks for what another peer of the interface has is foretold to be cut off."""
+    other = lab.run("xena", "sh", "-c", "wg genkey | wg pubkey", check=True).stdout.strip()
+    anubis(lab, "xena", "up", "jacinth")
+    old = stanza(lab, "xena", "jacinth")
+    given = old.replace("AllowedIPs = ", "AllowedIPs = 198.51.100.0/24, ")
+    taken = f"wg set wg0 peer {other} allowed-ips 198.51.100.0/24"
+    with (
+        transaction(lab, "xena", taken, f"wg set wg0 peer {other} remove"),
+        edited(lab, Edit("xena", AUTHORIZED_PEERS, old, given)),
+    ):
+        foretold = client(lab, "xena").foresee_reload()
+        assert foretold.ended == ("jacinth",)
+        assert client(lab, "xena").reload().ended == foretold.ended
 
 
 def test_a_signal_reloads_too(lab: Lab) -> None:

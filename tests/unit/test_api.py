@@ -220,11 +220,21 @@ class TestRefusals:
         assert (status, data["kind"]) == (400, "bad_request")
         assert daemon.operations.calls == []
 
-    def test_a_reload_takes_no_wishes(self, daemon: FakeDaemon) -> None:
-        """A body with anything in it is refused, and nothing is read."""
-        status, data = call(daemon, "POST", "/v1/reload", b'{"name": "xena"}')
+    @pytest.mark.parametrize(
+        "body", [b'{"name": "xena"}', b'{"dryrun": true}', b'{"dry_run": 1}', b'{"dry_run": null}']
+    )
+    def test_a_reload_takes_one_wish(self, daemon: FakeDaemon, body: bytes) -> None:
+        """A body with anything else in it is refused, and nothing is read."""
+        status, data = call(daemon, "POST", "/v1/reload", body)
         assert (status, data["kind"]) == (400, "bad_request")
         assert daemon.operations.calls == []
+
+    @pytest.mark.parametrize(("dry", "done"), [("true", "foresee"), ("false", "reload")])
+    def test_a_dry_run_is_no_reload(self, daemon: FakeDaemon, dry: str, done: str) -> None:
+        """What is only to be told is not done."""
+        status, _ = call(daemon, "POST", "/v1/reload", f'{{"dry_run": {dry}}}'.encode())
+        assert status == 200
+        assert daemon.operations.calls == [(done,)]
 
     def test_a_lease_for_down(self, daemon: FakeDaemon) -> None:
         """`down` takes no lease."""

@@ -30,6 +30,7 @@ from anubis.errors import (
     UnknownConnection,
 )
 from anubis.events import Step
+from anubis.forecast import ChangedEntry
 from anubis.http_reader import MAX_HEAD, Answer, Silence
 from tests.fake_daemon import DEADLINE, FakeDaemon, fake_daemon
 
@@ -109,6 +110,14 @@ class TestCalls:
         assert reloaded.ended == ("xena",)
         assert daemon.operations.calls == [("reload",)]
 
+    def test_what_a_reload_would_change(self, daemon: FakeDaemon) -> None:
+        """It is told and not done; a change has its keys."""
+        difference = Client(daemon.path).foresee_reload()
+        assert (difference.added, difference.removed) == (("leaf", "selen"), ("xena",))
+        assert difference.changed == (ChangedEntry("jacinth", ("AllowedIPs", "PresharedKey")),)
+        assert difference.ended == ("jacinth", "xena")
+        assert daemon.operations.calls == [("foresee",)]
+
     def test_mistakes_in_the_files_come_back_with_their_places(self, daemon: FakeDaemon) -> None:
         """What the daemon cannot read is raised here as if it had been read here."""
         problems = (
@@ -118,6 +127,9 @@ class TestCalls:
         daemon.operations.problems = problems
         with pytest.raises(ConfigError) as caught:
             Client(daemon.path).reload()
+        assert caught.value.problems == problems
+        with pytest.raises(ConfigError) as caught:
+            Client(daemon.path).foresee_reload()
         assert caught.value.problems == problems
 
     def test_down_that_the_far_end_does_not_hear_of(self, daemon: FakeDaemon) -> None:

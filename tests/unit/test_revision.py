@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from anubis.errors import LocalFailure, Location
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 from anubis.files.config import Production
-from anubis.files.revision import Revision, revise
+from anubis.files.peer_stanza import GRAMMAR
+from anubis.files.revision import Revision, changed_keys, revise
 from anubis.gatekeeper import Gatekeeper, Role
 from anubis.wireguard.keys import PresharedKey, PublicKey
 
@@ -59,6 +61,34 @@ def test_an_entry_that_only_moved_in_the_file_is_the_same() -> None:
     """A comment above it cuts nobody off."""
     moved = replace(A, location=Location(Path("authorized_peers"), 99))
     assert revise(AuthorizedPeers([A, B]), AuthorizedPeers([B, moved])) == Revision()
+
+
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "Name": {"name": "other"},
+    "PublicKey": {"public_key": B.public_key},
+    "ControlPublicKey": {"control_public_key": B.control_public_key},
+    "AllowedIPs": {"allowed_ips": B.allowed_ips},
+    "PresharedKey": {"preshared_key": PresharedKey(bytes([7] * 32))},
+    "MaxLease": {"max_lease_seconds": 60},
+    "IdleTimeout": {"idle_timeout": 60},
+    "PersistentKeepalive": {"persistent_keepalive": 25},
+    "May": {"may": frozenset()},
+}
+
+
+@pytest.mark.parametrize("key", DIFFERENT)
+def test_a_change_is_told_by_the_key_of_the_file(key: str) -> None:
+    """As the administrator wrote it, without its value."""
+    assert changed_keys(A, replace(A, **DIFFERENT[key])) == (key,)
+
+
+def test_every_field_of_an_entry_has_its_key() -> None:
+    """Whatever differs can be told in the words of the file."""
+    keys = {key.name for section in GRAMMAR.sections for key in section.keys}
+    nothing: dict[str, Any] = {each.name: object() for each in fields(AuthorizedPeer)}
+    everything = changed_keys(A, AuthorizedPeer(**nothing))
+    assert set(everything) == keys
+    assert len(everything) == len(keys)
 
 
 @st.composite

@@ -23,6 +23,7 @@ from anubis.daemon.calls import Terms
 from anubis.daemon.http import Server
 from anubis.errors import ConfigError, Location, NoAnswer, Problem, UnknownConnection
 from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS, ConnectionStatus, Reloaded, Result
+from anubis.forecast import Difference
 from tests.fuzz.tools import Input
 
 RUNS = 6_000
@@ -71,6 +72,10 @@ class _Operations:
     async def reload(self) -> Reloaded:
         """Fail, for a file that has a mistake."""
         raise ConfigError([Problem(Location(Path("/etc/anubis/authorized_peers"), 7), "no key")])
+
+    async def foresee(self) -> Difference:
+        """Tell that nothing would change."""
+        return Difference(1)
 
 
 def _check_name(name: str) -> None:
