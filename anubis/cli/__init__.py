@@ -6,6 +6,7 @@ when it is called, with a click command named `command` in it.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from anubis import __version__
@@ -14,7 +15,11 @@ __all__ = ["daemon_main", "main"]
 
 
 def main() -> None:
-    """Run `anubis`."""
+    """Run `anubis`, or answer the shell in which somebody has pressed TAB."""
+    if "_ANUBIS_COMPLETE" in os.environ:
+        from anubis.cli.completion import complete  # noqa: PLC0415 (nothing else needs it)
+
+        sys.exit(complete())
     _run(sys.argv[1:])
 
 

@@ -7,6 +7,7 @@ command that is not called, also for `--help`.
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +15,10 @@ from anubis import __version__
 from anubis.cli.output import error_object, explain, prepare, say_json
 from anubis.errors import AnubisError, BadRequest, nearest
 
-__all__ = ["COMMANDS", "run"]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = ["COMMANDS", "anubis_group", "run"]
 
 # What each does, here so that --help need not import them all.
 COMMANDS = {
@@ -52,9 +56,20 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        unknown = args[0] not in COMMANDS and not args[0].startswith("-")
+        if unknown and not ctx.resilient_parsing:
             raise _NoSuchCommand(args[0], ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 (nothing else needs it)
+
+        commands = [
+            CompletionItem(name, help=text)
+            for name, text in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -69,7 +84,7 @@ class _NoSuchCommand(click.UsageError):
 
 @click.command(cls=_LazyGroup, no_args_is_help=False)
 @click.version_option(__version__, prog_name="anubis", message="%(prog)s %(version)s")
-def _anubis() -> None:
+def anubis_group() -> None:
     """Bring WireGuard tunnels up when they are needed, and down again."""
 
 
@@ -77,8 +92,8 @@ def run(arguments: list[str]) -> int:
     """Run a command line and return its exit status. Errors are explained on standard error."""
     prepare()
     try:
-        with _anubis.make_context("anubis", arguments) as context:
-            _anubis.invoke(context)
+        with anubis_group.make_context("anubis", arguments) as context:
+            anubis_group.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:

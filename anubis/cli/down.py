@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from anubis.cli.change import change
-from anubis.cli.options import json_option, name_argument, timeout_option
+from anubis.cli.options import json_option, name_of_up_argument, timeout_option
 from anubis.client import Client
 
 __all__ = ["command"]
 
 
 @click.command(name="down")
-@name_argument
+@name_of_up_argument
 @timeout_option
 @json_option
 def command(name: str, timeout: float, as_json: bool) -> None:

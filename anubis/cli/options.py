@@ -6,10 +6,20 @@ import re
 
 import click
 
+from anubis.cli.completion import connections, peers
 from anubis.durations import format_duration, parse_duration
 from anubis.events import DEFAULT_TIMEOUT, LEASE_SECONDS, TIMEOUT_SECONDS
 
-__all__ = ["json_option", "lease_option", "name_argument", "pin_option", "timeout_option"]
+__all__ = [
+    "json_option",
+    "lease_option",
+    "name_argument",
+    "name_of_down_argument",
+    "name_of_up_argument",
+    "peer_argument",
+    "pin_option",
+    "timeout_option",
+]
 
 _SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 
@@ -43,7 +53,10 @@ def _parse(text: str) -> int:
         raise click.BadParameter(str(error)) from None
 
 
-name_argument = click.argument("name")
+name_argument = click.argument("name", shell_complete=connections())
+name_of_down_argument = click.argument("name", shell_complete=connections("down"))
+name_of_up_argument = click.argument("name", shell_complete=connections("up"))
+peer_argument = click.argument("name", shell_complete=peers)
 lease_option = click.option(
     "--lease", callback=_lease, metavar="DURATION", help="How long it stays up, such as 8h."
 )

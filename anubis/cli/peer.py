@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anubis.cli.options import json_option
+from anubis.cli.options import json_option, peer_argument
 from anubis.cli.output import json_errors, printable, say, say_json
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def add(
 
 
 @command.command("rename")
-@click.argument("name")
+@peer_argument
 @click.argument("new")
 @click.pass_obj
 def rename(config_path: Path, name: str, new: str) -> None:
@@ -108,7 +108,7 @@ def rename(config_path: Path, name: str, new: str) -> None:
 
 
 @command.command("remove")
-@click.argument("name")
+@peer_argument
 @click.pass_obj
 def remove(config_path: Path, name: str) -> None:
     """Authorize the peer NAME no more. A reload cuts it off, with a live connection and all."""

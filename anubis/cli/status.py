@@ -7,6 +7,7 @@ from datetime import datetime
 
 import click
 
+from anubis.cli.completion import connections
 from anubis.cli.options import json_option
 from anubis.cli.output import GREEN, json_errors, paint, printable, say, say_json
 from anubis.client import Client
@@ -29,7 +30,7 @@ _HEADINGS = (
 
 
 @click.command(name="status")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=connections())
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """Show all connections, or only NAME."""

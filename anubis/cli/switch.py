@@ -5,14 +5,20 @@ from __future__ import annotations
 import click
 
 from anubis.cli.change import change
-from anubis.cli.options import json_option, lease_option, name_argument, pin_option, timeout_option
+from anubis.cli.options import (
+    json_option,
+    lease_option,
+    name_of_down_argument,
+    pin_option,
+    timeout_option,
+)
 from anubis.client import Client
 
 __all__ = ["command"]
 
 
 @click.command(name="switch")
-@name_argument
+@name_of_down_argument
 @lease_option
 @pin_option
 @timeout_option

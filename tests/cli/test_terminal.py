@@ -222,8 +222,8 @@ def test_anubisd_is_anubis_daemon(tmp_path: Path) -> None:
 
 def test_every_command_of_the_list_exists() -> None:
     """Each command in --help can be called, and describes itself."""
-    with app._anubis.make_context("anubis", ["--help"], resilient_parsing=True) as context:
+    with app.anubis_group.make_context("anubis", ["--help"], resilient_parsing=True) as context:
         for name in app.COMMANDS:
-            command = app._anubis.get_command(context, name)
+            command = app.anubis_group.get_command(context, name)
             assert command is not None
             assert command.help
