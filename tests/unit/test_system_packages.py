@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "system-packages"
-PROGRAMS = ("bash", "chromium", "curl", "dbus-daemon", "env", "id", "ip", "nft", "nsenter", "ping",
-            "ps", "python3", "setpriv", "sort", "systemd-analyze", "tcpdump", "unshare", "wg",
-            "wireguard-go")  # fmt: skip
+PROGRAMS = ("bash", "chromium", "curl", "dbus-daemon", "env", "id", "ip", "lowdown", "nft",
+            "nsenter", "ping", "ps", "python3", "setpriv", "sort", "systemd-analyze", "tcpdump",
+            "unshare", "wg", "wireguard-go")  # fmt: skip
 
 
 @pytest.fixture
@@ -77,6 +77,12 @@ def test_the_virtual_machine_is_installed_only_when_it_is_asked_for(programs: Pa
     run(programs)
     assert not calls.exists()
     assert run(programs, "machine").stdout.endswith("polkitd qemu-system-x86 udev\n")
+
+
+def test_what_only_tests_call_is_installed_only_when_it_is_asked_for(programs: Path) -> None:
+    """Nobody gets debhelper or another shell with `make install`."""
+    add_apt(programs)
+    assert run(programs, "tests").stdout == "installing debhelper dpkg-dev fish mandoc zsh\n"
 
 
 def test_without_apt_the_packages_are_named(programs: Path) -> None:

@@ -1,0 +1,1 @@
+"""What building, testing and packaging need beside the Makefile."""
