@@ -15,8 +15,16 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 PREFIX ?= /opt/anubis
+UNITS ?= /etc/systemd/system
+# Where Debian's shells look for the completion of commands.
+BASH_SCRIPT := /usr/share/bash-completion/completions/anubis
+ZSH_SCRIPT := /usr/share/zsh/vendor-completions/_anubis
+FISH_SCRIPT := /usr/share/fish/vendor_completions.d/anubis.fish
+COMPLETION = _ANUBIS_COMPLETE=$(1)_source $(DESTDIR)$(PREFIX)/bin/python -B \
+	-c 'from anubis.cli import main; main()'
 
-.PHONY: help demo fuzz test test-fuzz test-kernel test-systemd check machine machine-system install lock clean system
+.PHONY: help demo fuzz test test-fuzz test-kernel test-systemd check machine machine-system install \
+	files packages tests-system lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,7 +32,7 @@ help:  ## show the targets
 demo: $(STAMP)  ## see a laptop in a hotel reach its house and leave again
 	@$(ROOT) $(BIN)/python -m anubis.demo
 
-test: check machine  ## check, then run every test
+test: check machine tests-system  ## check, then run every test
 	$(ROOT) $(BIN)/pytest
 	@$(MAKE) --no-print-directory test-fuzz
 	@$(MAKE) --no-print-directory test-kernel
@@ -57,26 +65,43 @@ check: $(STAMP)  ## ruff and mypy
 
 machine: $(STAMP) $(KERNEL)  ## make ready the virtual machine that some tests run in
 
-# The versions of the lock, without the tools of development.
 # The system's Python: the service is not root, and cannot use one in somebody's home directory.
 install: PYTHON := $(or $(wildcard /usr/bin/python3),$(PYTHON))
 install: system  ## on this host: /opt/anubis, the commands in /usr/bin, the systemd unit
 	@$(PYTHON) -c 'import os, sys; sys.exit(os.geteuid() and "error: run make install as root")'
-	@$(PYTHON) -m venv --clear $(PREFIX)
-	@sed -n 's/^\([A-Za-z0-9_.-]*==[^ ;]*\).*/\1/p' requirements.lock > $(PREFIX)/constraints.txt
-	@$(PREFIX)/bin/pip install --quiet --disable-pip-version-check \
-		--constraint $(PREFIX)/constraints.txt .
-	@rm -rf build
-	@ln -sf $(PREFIX)/bin/anubis $(PREFIX)/bin/anubisd /usr/bin/
-	@install -m 644 systemd/anubis.service /etc/systemd/system/anubis.service
-	@install -m 644 systemd/anubis.sysusers /usr/lib/sysusers.d/anubis.conf
-	@install -m 644 systemd/anubis.tmpfiles /usr/lib/tmpfiles.d/anubis.conf
+	@PYTHON=$(PYTHON) tools/environment $(PREFIX)
+	@$(MAKE) --no-print-directory files
 	@systemd-sysusers anubis.conf
 	@systemd-tmpfiles --create anubis.conf
 	@setpriv --reuid=anubisd --regid=anubisd --clear-groups anubisd --help > /dev/null || { \
 		echo "error: user anubisd cannot run /usr/bin/anubisd" >&2; \
 		echo "hint: use a Python that everybody can: make install PYTHON=..." >&2; exit 1; }
 	@echo "installed in $(PREFIX); next: anubis init"
+
+# Everything that is installed beside the environment, which is there already.
+files:
+	@install -d $(DESTDIR)/usr/bin
+	@ln -sf $(PREFIX)/bin/anubis $(PREFIX)/bin/anubisd $(DESTDIR)/usr/bin/
+	@install -D -m 644 systemd/anubis.service $(DESTDIR)$(UNITS)/anubis.service
+	@install -D -m 644 systemd/anubis.sysusers $(DESTDIR)/usr/lib/sysusers.d/anubis.conf
+	@install -D -m 644 systemd/anubis.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/anubis.conf
+	@$(DESTDIR)$(PREFIX)/bin/python -B -m tools.manual $(DESTDIR)/usr/share/man
+	@install -d $(dir $(addprefix $(DESTDIR),$(BASH_SCRIPT) $(ZSH_SCRIPT) $(FISH_SCRIPT)))
+	@$(call COMPLETION,bash) > $(DESTDIR)$(BASH_SCRIPT)
+	@$(call COMPLETION,zsh) > $(DESTDIR)$(ZSH_SCRIPT)
+	@$(call COMPLETION,fish) > $(DESTDIR)$(FISH_SCRIPT)
+
+# The wheel is built from the sdist, and so is the Debian package: that nothing is forgotten there
+# shows here.
+packages: $(STAMP) | tests-system  ## in dist/: a wheel, an sdist and a Debian package
+	@rm -rf dist build
+	@$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
+	@mkdir -p build
+	@tar -xzf dist/*.tar.gz -C build
+	@cd build/*/ && dpkg-buildpackage --build=binary --no-sign > ../log 2>&1 || { cat ../log; exit 1; }
+	@mv build/*.deb dist/
+	@rm -rf build
+	@ls dist/*
 
 # Of pyproject.toml itself pip-compile would take an extra's requirements without their markers.
 lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
@@ -87,7 +112,7 @@ lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
 	grep -E '^([A-Za-z0-9]|    --hash=)' $(VENV)/new.lock > requirements.lock
 
 clean:  ## remove what make has made
-	$(ROOT) rm -rf $(VENV) .fuzz .machine build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf $(VENV) .fuzz .machine build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	$(ROOT) find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system:
@@ -95,6 +120,10 @@ system:
 
 machine-system:
 	@PYTHON=$(PYTHON) tools/system-packages machine
+
+# The Debian package is for the system's Python.
+tests-system:
+	@PYTHON=/usr/bin/python3 tools/system-packages tests
 
 $(KERNEL): tools/machine-kernel | machine-system
 	@tools/machine-kernel $(@D)
