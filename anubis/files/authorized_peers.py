@@ -8,19 +8,23 @@ The administrator owns the files: nothing here writes them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
 
 from anubis.addresses import CONTROL_PREFIX, LINK_LOCAL_PREFIX, control_addresses
 from anubis.errors import ConfigError, Location, Problem
 from anubis.files.config import Config, examine_config
+from anubis.files.endpoints import NamedEndpoint
 from anubis.files.ini import parse
 from anubis.files.keyfile import GuardedFile, private_hint, read_guarded, read_private_key
 from anubis.files.peer_checks import Derivation, OwnKeys, check_entries, overlaps
-from anubis.files.peer_stanza import GRAMMAR, AuthorizedPeer, NamedEndpoint, parse_stanza
+from anubis.files.peer_stanza import GRAMMAR, AuthorizedPeer, parse_stanza
+from anubis.files.reservation import SECTION as INVITATION_SECTION
+from anubis.files.reservation import Reservation, parse_reservation
 from anubis.files.whereabouts import is_part, parts_directory
 from anubis.wireguard.keys import PrivateKey, PublicKey
+from anubis.wireguard.types import IPNetwork
 
 __all__ = [
     "AuthorizedPeer",
@@ -40,12 +44,21 @@ _IDENTIFIER = 2**64 - 1  # the lower half of an IPv6 address
 
 
 class AuthorizedPeers:
-    """The entries in the order of the file, with constant-time look-ups."""
+    """The entries in the order of the file, with constant-time look-ups.
+
+    `reserved` is what is kept for those who were invited, and who are not authorized yet.
+    """
 
     def __init__(
-        self, entries: Iterable[AuthorizedPeer] = (), *, derive: Derivation = control_addresses
+        self,
+        entries: Iterable[AuthorizedPeer] = (),
+        *,
+        derive: Derivation = control_addresses,
+        reserved: Iterable[Reservation] = (),
     ) -> None:
         self._entries = tuple(entries)
+        self._derive = derive
+        self.reserved = tuple(reserved)
         self._by_name = {entry.name: entry for entry in self._entries}
         self._by_public_key = {entry.public_key: entry for entry in self._entries}
         self._by_identifier = {
@@ -62,6 +75,25 @@ class AuthorizedPeers:
     def names(self) -> tuple[str, ...]:
         """Return the names in the order of the file."""
         return tuple(self._by_name)
+
+    def enabled(self) -> AuthorizedPeers:
+        """Return those who are authorized: no entry that says `Enabled = no`, no invitation."""
+        entries = [entry for entry in self._entries if entry.enabled]
+        if len(entries) == len(self) and not self.reserved:
+            return self  # a million entries need not be twice in memory
+        return AuthorizedPeers(entries, derive=self._derive)
+
+    def networks(self) -> Iterator[IPNetwork]:
+        """Yield everything that is somebody's: of every entry and every invitation."""
+        for entry in self._entries:
+            yield from entry.allowed_ips
+        for kept in self.reserved:
+            yield from kept.allowed_ips
+
+    def reservation(self, name: str) -> Reservation | None:
+        """Return what is kept for whoever was invited under this name, whatever its case."""
+        folded = name.lower()
+        return next((each for each in self.reserved if each.name == folded), None)
 
     def by_name(self, name: str) -> AuthorizedPeer | None:
         """Return the entry of this name, whatever its case."""
@@ -82,12 +114,19 @@ class AuthorizedPeers:
 
 @dataclass(frozen=True, slots=True)
 class HostFiles:
-    """Everything that the administrator of a host wrote, read and found right together."""
+    """Everything that the administrator of a host wrote, read and found right together.
+
+    `peers` are those who are authorized; `entries` has what the files hold besides.
+    """
 
     config: Config
-    peers: AuthorizedPeers
+    entries: AuthorizedPeers
     production_key: PrivateKey
     control_key: PrivateKey
+    peers: AuthorizedPeers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "peers", self.entries.enabled())
 
     def own_keys(self) -> OwnKeys:
         """Return this host's public keys."""
@@ -169,9 +208,13 @@ def parse_authorized_peers(
 ) -> AuthorizedPeers:
     """Understand the files together. Raises ConfigError with every problem, `problems` included."""
     found = list(problems)
-    entries = []
+    entries: list[AuthorizedPeer] = []
+    reserved: list[Reservation] = []
     for file in files:
         for section in parse(file.data, file.path, GRAMMAR, found):
+            if section.grammar is INVITATION_SECTION:
+                reserved += filter(None, [parse_reservation(section)])
+                continue
             if "PresharedKey" in section.values and not file.private:
                 section.complain(
                     "PresharedKey",
@@ -181,10 +224,10 @@ def parse_authorized_peers(
             entry = parse_stanza(section)
             if entry is not None:
                 entries.append(entry)
-    found.extend(check_entries(entries, own, derive))
+    found.extend(check_entries(entries, own, derive, reserved))
     if found:
         raise ConfigError(found)
-    return AuthorizedPeers(entries, derive=derive)
+    return AuthorizedPeers(entries, derive=derive, reserved=reserved)
 
 
 def _parts(directory: Path, problems: list[Problem]) -> list[Path]:

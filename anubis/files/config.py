@@ -7,7 +7,7 @@ peers and to touch interfaces. Reads the file once and returns values that never
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,6 +16,8 @@ from anubis.errors import ConfigError, Problem
 from anubis.files import fields
 from anubis.files.ini import BadValue, Grammar, Key, Section, SectionGrammar, parse
 from anubis.files.keyfile import read_guarded
+from anubis.files.own_host import SECTION as HOST_SECTION
+from anubis.files.own_host import Host, parse_host
 from anubis.wireguard.types import IPNetwork
 
 __all__ = [
@@ -45,7 +47,6 @@ Item = TypeVar("Item")
 
 SUITE_NAMES = {"xchacha20-poly1305": 1, "aes-256-gcm": 2}  # numbers of docs/protocol.md
 _BACKENDS: dict[str, Backend] = {"auto": "auto", "kernel": "kernel", "userspace": "userspace"}
-_YES_NO = {"yes": True, "no": False}
 _MIN_MTU = 1280  # RFC 8200 section 5: IPv6 needs it, and production always carries IPv6
 
 GRAMMAR = Grammar(
@@ -77,6 +78,7 @@ GRAMMAR = Grammar(
             ),
         ),
         SectionGrammar("Authorization", (Key("Watch"),)),
+        HOST_SECTION,
     ),
     elsewhere={
         "peer": "peers are in authorized_peers, beside this file",
@@ -122,6 +124,8 @@ class Config:
     production: Production
     authorized_peers_path: Path
     watch: bool = True  # whether a change of the authorized peers is taken up by itself
+    # No part of what a daemon runs with: a change of it needs no restart.
+    host: Host = field(default_factory=Host, compare=False)
 
 
 def load_config(path: Path = DEFAULT_CONFIG) -> Config:
@@ -159,7 +163,7 @@ def parse_config(data: bytes, path: Path) -> Config:
 def _understand(data: bytes, path: Path) -> tuple[Config, list[Problem]]:
     problems: list[Problem] = []
     by_name = {section.grammar.name: section for section in parse(data, path, GRAMMAR, problems)}
-    control, production, authorization = (
+    control, production, authorization, host = (
         by_name.get(known.name, Section(path, 0, known, problems)) for known in GRAMMAR.sections
     )
     config = Config(
@@ -167,7 +171,8 @@ def _understand(data: bytes, path: Path) -> tuple[Config, list[Problem]]:
         control=_control(control, path.parent),
         production=_production(production, path.parent),
         authorized_peers_path=path.parent / AUTHORIZED_PEERS,
-        watch=_YES_NO[authorization.one("Watch", fields.one_of(_YES_NO, "yes or no"), "yes")],
+        watch=authorization.one("Watch", fields.yes_or_no, default=True),
+        host=parse_host(host),
     )
     _check_apart(config, control, production)
     return config, problems

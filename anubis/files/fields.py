@@ -131,8 +131,8 @@ def one_of(known: Mapping[str, object], what: str) -> Callable[[str], str]:
 
 
 def yes_or_no(text: str) -> bool:
-    """Parse a switch."""
-    return one_of({"yes": True, "no": False}, "yes or no")(text) == "yes"
+    """Parse an answer, whatever its case."""
+    return one_of({"yes": True, "no": False}, "an answer")(text) == "yes"
 
 
 def public_key(text: str) -> PublicKey:

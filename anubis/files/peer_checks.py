@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from anubis.addresses import ControlAddresses, control_addresses
 from anubis.errors import Problem
 from anubis.files.peer_stanza import AuthorizedPeer
+from anubis.files.reservation import Reservation
 from anubis.wireguard.keys import PublicKey
 from anubis.wireguard.types import IPNetwork
 
@@ -37,15 +38,21 @@ class OwnKeys:
 
 
 def check_entries(
-    entries: Sequence[AuthorizedPeer], own: OwnKeys | None, derive: Derivation
+    entries: Sequence[AuthorizedPeer],
+    own: OwnKeys | None,
+    derive: Derivation,
+    reserved: Sequence[Reservation] = (),
 ) -> list[Problem]:
-    """Return everything that is wrong between the entries, each with both places."""
+    """Return everything that is wrong between the entries, each with both places.
+
+    What is kept for somebody is as much his as if he had an entry already.
+    """
     return [
-        *_repeated_names(entries),
+        *_repeated_names([*entries, *reserved]),
         *_repeated_keys(entries),
         *_own_keys(entries, own),
         *_colliding_addresses(entries, own, derive),
-        *_overlapping_networks(entries),
+        *_overlapping_networks([*entries, *reserved]),
     ]
 
 
@@ -63,8 +70,8 @@ def overlaps(a: AuthorizedPeer, b: AuthorizedPeer) -> frozenset[tuple[IPNetwork,
     )
 
 
-def _repeated_names(entries: Sequence[AuthorizedPeer]) -> Iterator[Problem]:
-    first: dict[str, AuthorizedPeer] = {}
+def _repeated_names(entries: Sequence[AuthorizedPeer | Reservation]) -> Iterator[Problem]:
+    first: dict[str, AuthorizedPeer | Reservation] = {}
     for entry in entries:
         other = first.setdefault(entry.name, entry)
         if other is not entry:
@@ -130,7 +137,9 @@ def _colliding_addresses(
         )
 
 
-def _overlapping_networks(entries: Sequence[AuthorizedPeer]) -> Iterator[Problem]:
+def _overlapping_networks(
+    entries: Sequence[AuthorizedPeer | Reservation],
+) -> Iterator[Problem]:
     """Find, for every network, an entry that it conflicts with; each pair is told once.
 
     Entries of one group with one network stand for each other: one of them is told.

@@ -6,7 +6,7 @@ Refuses to know how a text is edited (`stanzas`) and how a file is replaced (`wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from anubis.files.authorized_peers import (
     parse_authorized_peers,
     read_files,
 )
-from anubis.files.stanzas import append, remove, set_key
+from anubis.files.reservation import Reservation
+from anubis.files.stanzas import append, remove, retitle, set_key
 from anubis.files.writing import edit_file
 
-__all__ = ["PeerEditor"]
+__all__ = ["Entry", "PeerEditor", "find"]
 
+Entry = AuthorizedPeer | Reservation
 _Edit = Callable[[str, AuthorizedPeers], str]
 
 
@@ -44,14 +46,17 @@ class PeerEditor:
         (added,) = (peer for peer in self._peers() if peer.name not in known)
         return added
 
-    def remove(self, name: str) -> AuthorizedPeer:
-        """Remove an entry, with the comments that belong to it. Raises UnknownConnection."""
-        peer = _find(self._peers(), name)
+    def remove(self, name: str) -> Entry:
+        """Remove an entry or an invitation, with the comments that belong to it.
+
+        Raises UnknownConnection.
+        """
+        entry = find(self._peers(), name)
         self._edit(
-            peer.location.path,
-            lambda text, peers: remove(text, _same(peer, peers).location.line),
+            entry.location.path,
+            lambda text, peers: remove(text, _same(entry, peers).location.line),
         )
-        return peer
+        return entry
 
     def rename(self, name: str, new: str) -> AuthorizedPeer:
         """Give an entry another name, and return it as it was. Raises UnknownConnection."""
@@ -61,6 +66,44 @@ class PeerEditor:
             lambda text, peers: set_key(text, _same(peer, peers).location.line, "Name", new),
         )
         return peer
+
+    def enable(self, name: str, *, enabled: bool) -> AuthorizedPeer:
+        """Have an entry count, or not; return it as it was. Raises UnknownConnection."""
+        peer = _find(self._peers(), name)
+        value = None if enabled else "no"
+        self._edit(
+            peer.location.path,
+            lambda text, peers: set_key(text, _same(peer, peers).location.line, "Enabled", value),
+        )
+        return peer
+
+    def reserve(self, name: str, keys: Mapping[str, str]) -> bool:
+        """Write an `[Invitation]` with these keys.
+
+        Return whether it takes the place of an earlier one of this name, whose answer is worth
+        nothing from then on.
+        """
+        earlier = self._peers().reservation(name)
+
+        def edit(text: str, peers: AuthorizedPeers) -> str:
+            if earlier is None:
+                lines = ["[Invitation]", *(f"{key} = {value}" for key, value in keys.items()), ""]
+                return append(text, "\n".join(lines))
+            return _with_keys(text, _same(earlier, peers).location.line, keys)
+
+        self._edit(self._path if earlier is None else earlier.location.path, edit)
+        return earlier is not None
+
+    def admit(self, reservation: Reservation, keys: Mapping[str, str]) -> AuthorizedPeer:
+        """Make an entry of what was kept for somebody, and return it."""
+
+        def edit(text: str, peers: AuthorizedPeers) -> str:
+            line = _same(reservation, peers).location.line
+            gone = {"Number": None, "Expires": None}
+            return _with_keys(retitle(text, line, "Peer"), line, {**keys, **gone})
+
+        self._edit(reservation.location.path, edit)
+        return _find(self._peers(), reservation.name)
 
     def _peers(self) -> AuthorizedPeers:
         problems: list[Problem] = []
@@ -87,6 +130,11 @@ class PeerEditor:
         edit_file(path, checked)
 
 
+def find(peers: AuthorizedPeers, name: str) -> Entry:
+    """Return an entry or an invitation. Raises UnknownConnection."""
+    return peers.reservation(name) or _find(peers, name)
+
+
 def _find(peers: AuthorizedPeers, name: str) -> AuthorizedPeer:
     peer = peers.by_name(name)
     if peer is None:
@@ -95,9 +143,21 @@ def _find(peers: AuthorizedPeers, name: str) -> AuthorizedPeer:
     return peer
 
 
-def _same(peer: AuthorizedPeer, peers: AuthorizedPeers) -> AuthorizedPeer:
-    """Return the entry as it stands now; it may have moved in its file."""
-    now = peers.by_name(peer.name)
-    if now is None or now.location.path != peer.location.path:
-        raise LocalFailure(f"{peer.name} was moved or removed in the same moment", "try again")
+def _same(entry: Entry, peers: AuthorizedPeers) -> Entry:
+    """Return the entry or invitation as it stands now; it may have moved in its file."""
+    now: Entry | None
+    if isinstance(entry, AuthorizedPeer):
+        now = peers.by_name(entry.name)
+    else:
+        now = peers.reservation(entry.name)
+        if now is not None and now.number != entry.number:
+            now = None
+    if now is None or now.location.path != entry.location.path:
+        raise LocalFailure(f"{entry.name} was moved or removed in the same moment", "try again")
     return now
+
+
+def _with_keys(text: str, line: int, keys: Mapping[str, str | None]) -> str:
+    for key, value in keys.items():
+        text = set_key(text, line, key, value)
+    return text

@@ -6,17 +6,16 @@ between entries is in `peer_checks`.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from anubis.addresses import ControlAddresses, control_addresses
 from anubis.errors import Location
 from anubis.files import fields
 from anubis.files.config import CONTROL_PORT
-from anubis.files.ini import BadValue, Grammar, Key, Section, SectionGrammar, squeeze
+from anubis.files.endpoints import NamedEndpoint, endpoint
+from anubis.files.ini import Grammar, Key, Section, SectionGrammar
+from anubis.files.reservation import SECTION as INVITATION_SECTION
 from anubis.wireguard.keys import PresharedKey, PublicKey
 from anubis.wireguard.types import IPNetwork
 
@@ -43,14 +42,17 @@ GRAMMAR = Grammar(
                 Key("May", is_list=True),
                 Key("OneShot"),
                 Key("Group"),
+                Key("Enabled"),
             ),
             repeatable=True,
         ),
+        INVITATION_SECTION,
     ),
     elsewhere={
         "interface": "the interface and its key are configured in anubis.conf, under [Production]",
         "control": "this section is for anubis.conf",
         "production": "this section is for anubis.conf",
+        "host": "this section is for anubis.conf",
     },
 )
 
@@ -64,22 +66,6 @@ _VERB_WORDS: dict[str, frozenset[Permission]] = {
 }
 # Prefix lengths of the largest private networks, 10.0.0.0/8 and fc00::/7 (RFC 1918, RFC 4193).
 _LARGEST_PRIVATE = {4: 8, 6: 7}
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-_MAX_HOST = 253  # characters; RFC 1035 section 2.3.4
-
-
-@dataclass(frozen=True, slots=True)
-class NamedEndpoint:
-    """Where a peer's bearer packets go, as the administrator wrote it: a name or an address.
-
-    `host` has no brackets. It is resolved when it is needed, and again when that did not help.
-    """
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +87,7 @@ class AuthorizedPeer:
     may: frozenset[Permission] = _EVERY_VERB
     one_shot: bool = False  # may ask by web
     group: str | None = None
+    enabled: bool = True  # to the daemon, one that is not is not there
 
     @property
     def control(self) -> ControlAddresses:
@@ -114,27 +101,17 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
     name = section.one("Name", fields.name, None)
     public_key = section.one("PublicKey", fields.public_key, None)
     networks = frozenset(section.many("AllowedIPs", fields.network))
-    endpoint = section.one("Endpoint", _endpoint, None)
-    given_control = section.one("ControlEndpoint", _endpoint, None)
-    derived_control = NamedEndpoint(endpoint.host, CONTROL_PORT) if endpoint else None
+    production_endpoint, control_endpoint = _endpoints(section)
     _require(section)
-    control_endpoint = given_control or derived_control
-    if endpoint is not None and endpoint == control_endpoint:
-        key = "ControlEndpoint" if given_control else "Endpoint"
-        section.complain(
-            key,
-            f"{key} = {endpoint}: production and control cannot share a port",
-            f"the control plane listens on {CONTROL_PORT}, production elsewhere",
-        )
     control_public_key = section.one("ControlPublicKey", fields.public_key, None)
     preshared_key = section.one("PresharedKey", fields.preshared_key, None)
     keepalive = section.one("PersistentKeepalive", fields.persistent_keepalive, 0)
-    lease = section.one("Lease", fields.duration, None)
-    max_lease = section.one("MaxLease", fields.duration, None)
+    lease, max_lease = (section.one(key, fields.duration, None) for key in ("Lease", "MaxLease"))
     idle_timeout = section.one("IdleTimeout", fields.idle_timeout, None)
     may = _may(section, networks)
     one_shot = section.one("OneShot", fields.yes_or_no, default=False)
     group = section.one("Group", fields.name, None)
+    enabled = section.one("Enabled", fields.yes_or_no, default=True)
     if len(section.problems) > found_before or name is None or public_key is None:
         return None
     return AuthorizedPeer(
@@ -144,7 +121,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         allowed_ips=networks,
         location=section.location(),
         preshared_key=preshared_key,
-        endpoint=endpoint,
+        endpoint=production_endpoint,
         control_endpoint=control_endpoint,
         persistent_keepalive=keepalive,
         lease_seconds=lease,
@@ -153,7 +130,23 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         may=may,
         one_shot=one_shot,
         group=group,
+        enabled=enabled,
     )
+
+
+def _endpoints(section: Section) -> tuple[NamedEndpoint | None, NamedEndpoint | None]:
+    """Return where production and the control plane of the peer are reached."""
+    production = section.one("Endpoint", endpoint, None)
+    given = section.one("ControlEndpoint", endpoint, None)
+    control = given or (NamedEndpoint(production.host, CONTROL_PORT) if production else None)
+    if production is not None and production == control:
+        key = "ControlEndpoint" if given else "Endpoint"
+        section.complain(
+            key,
+            f"{key} = {production}: production and control cannot share a port",
+            f"the control plane listens on {CONTROL_PORT}, production elsewhere",
+        )
+    return production, control
 
 
 def _require(section: Section) -> None:
@@ -178,38 +171,3 @@ def _may(section: Section, networks: frozenset[IPNetwork]) -> frozenset[Permissi
     if "none" in words and len(set(words)) > 1:
         section.complain("May", "May has none beside other words", "none stands alone")
     return frozenset[Permission]().union(*(_VERB_WORDS[word] for word in words))
-
-
-def _endpoint(text: str) -> NamedEndpoint:
-    text = squeeze(text)
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        raise BadValue("no port", "host:port, like jacinth.example.org:4296 or [2001:db8::1]:4296")
-    if host.startswith("[") and host.endswith("]"):
-        host = _address(host[1:-1], IPv6Address)
-    elif ":" in host:
-        raise BadValue("an IPv6 address without brackets", "like [2001:db8::1]:4296")
-    elif re.fullmatch(r"[0-9.]+", host):
-        host = _address(host, IPv4Address)
-    else:
-        _check_host_name(host)
-    return NamedEndpoint(host, fields.port(port))
-
-
-def _address(text: str, kind: type[IPv4Address | IPv6Address]) -> str:
-    try:
-        found = ipaddress.ip_address(text)
-    except ValueError:
-        raise BadValue("not an IP address", "like 192.0.2.1:4296 or [2001:db8::1]:4296") from None
-    if not isinstance(found, kind) or found.is_unspecified or found.is_multicast:
-        raise BadValue("not the address of a host", "like 192.0.2.1:4296 or [2001:db8::1]:4296")
-    return str(found)
-
-
-def _check_host_name(host: str) -> None:
-    labels = host.removesuffix(".").split(".")
-    if len(host) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
-        raise BadValue(
-            "not a host name",
-            "letters, digits and - between dots; other scripts in their xn-- form",
-        )

@@ -2,7 +2,7 @@
 
 Owns which lines belong to a stanza, comments included, and changes no other line: order, comments,
 blanks and line ends stay as they were. Refuses to know what the keys mean (`peer_stanza`) and how a
-file is replaced (`rewrite`). The text is one that `ini.parse` has found right.
+file is replaced (`writing`). The text is one that `ini.parse` has found right.
 
 A comment belongs to the stanza whose `[Peer]` follows it without a blank line, else to the one
 whose keys it follows without a blank line, else to nobody.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from anubis.files.ini import squeeze
 
-__all__ = ["append", "remove", "set_key"]
+__all__ = ["append", "remove", "retitle", "set_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,15 @@ def remove(text: str, line: int) -> str:
         while begin > 0 and lines[begin - 1].is_blank:
             begin -= 1
     return _joined(lines[:begin] + lines[end:])
+
+
+def retitle(text: str, line: int, title: str) -> str:
+    """Return the text with another name for the section that begins in this line."""
+    lines = _lines(text)
+    _span(lines, line - 1)
+    before, _, after = lines[line - 1].text.partition("[")
+    lines[line - 1] = _Line(f"{before}[{title}]{after.partition(']')[2]}")
+    return _joined(lines)
 
 
 def set_key(text: str, line: int, key: str, value: str | None) -> str:

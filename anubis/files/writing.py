@@ -18,7 +18,7 @@ from pathlib import Path
 from anubis.errors import LocalFailure, NotPermitted
 from anubis.files.keyfile import check_directories, read_guarded
 
-__all__ = ["WrittenFile", "create_file", "edit_file"]
+__all__ = ["WrittenFile", "create_file", "create_private", "edit_file"]
 
 _DIRECTORY_MODE = 0o755  # the files guard themselves; anubis.conf is for everybody to read
 _PRIVATE = 0o600
@@ -52,6 +52,15 @@ def create_file(path: Path, text: str, mode: int, group: int | None = None) -> W
                 return WrittenFile(path, made=False)
         _synchronize(path.parent)
     return WrittenFile(path, made=True)
+
+
+def create_private(path: Path, data: bytes) -> None:
+    """Write a new file that its owner alone can read, in a directory that may be anybody's.
+
+    Raises LocalFailure if there is anything of that name, NotPermitted if it cannot be written.
+    """
+    with _failures(path), _new(path, data, _PRIVATE) as temporary:
+        os.link(temporary, path)
 
 
 def edit_file(path: Path, edit: Callable[[str], str]) -> None:
@@ -140,6 +149,8 @@ def _synchronize(directory: Path) -> None:
 def _failures(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileExistsError:
+        raise LocalFailure(f"{path} exists, and is kept as it is", "choose another name") from None
     except PermissionError:
         raise NotPermitted(f"you may not write {path}", "become root, with sudo") from None
     except OSError as error:

@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Address, ip_network
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def test_every_key_is_read() -> None:
     IdleTimeout = OFF
     May = down, Status
     Group = Home
+    OneShot = Yes
+    Enabled = no
     """
     assert list(read(text)) == [
         AuthorizedPeer(
@@ -116,6 +119,8 @@ def test_every_key_is_read() -> None:
             idle_timeout=0,
             may=frozenset({"down", "status"}),
             group="home",
+            one_shot=True,
+            enabled=False,
             location=Location(PATH, 3),
         )
     ]
@@ -656,3 +661,90 @@ def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
     file = GuardedFile(PATH, A.encode() + data, private=False)
     with suppress(ConfigError):
         parse_authorized_peers([file])
+
+
+# Entries that do not count, and what is kept for those who were invited
+
+
+INVITATION = """\
+[Invitation]
+Name = Luna
+AllowedIPs = 10.0.9.5, fd00::5
+Number = 00000000000000FF
+Expires = 2027-01-31T18:00Z
+"""
+
+
+def test_a_plain_entry_counts_and_has_no_page() -> None:
+    """The defaults are those of the reference."""
+    assert one().enabled
+    assert not one().one_shot
+
+
+@pytest.mark.parametrize("key", ["OneShot", "Enabled"])
+def test_an_answer_is_yes_or_no(key: str) -> None:
+    """No other word is taken for either."""
+    (problem,) = problems_of(stanza(1, f"{key} = true"))
+    assert problem.startswith(f"5: {key} = true: not an answer (one of: yes, no)")
+
+
+def test_who_is_disabled_or_invited_is_not_authorized(tmp_path: Path) -> None:
+    """The daemon's table has neither; the files' own has both."""
+    config = parse_config(b"", tmp_path / "anubis.conf")
+    make_keys(config)
+    (tmp_path / "anubis.conf").touch()
+    text = stanza(1) + stanza(2, "Enabled = no") + INVITATION
+    (tmp_path / "authorized_peers").write_text(text)
+    host = load_host(tmp_path / "anubis.conf")
+    assert host.peers.names() == ("peer1",)
+    assert host.peers.by_public_key(key(2)) is None
+    assert host.peers.by_control_address(control_addresses(key(2)).routable) is None
+    assert host.peers.reserved == ()
+    assert host.entries.names() == ("peer1", "peer2")
+    assert [kept.name for kept in host.entries.reserved] == ["luna"]
+
+
+def test_an_invitation_is_read() -> None:
+    """Every key of it arrives where it belongs."""
+    (kept,) = read(stanza(1), INVITATION).reserved
+    assert kept.name == "luna"
+    assert kept.allowed_ips == (ip_network("10.0.9.5/32"), ip_network("fd00::5/128"))
+    assert kept.number == "00000000000000ff"
+    assert kept.expires == datetime(2027, 1, 31, 18, tzinfo=UTC)
+    assert kept.location == Location(PATH, 5)
+    assert read(INVITATION).reservation("LUNA") == kept
+    assert read(INVITATION).reservation("selen") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (stanza(1, "Enabled = no", "AllowedIPs = 10.0.2.0/24") + stanza(2), "overlaps"),
+        (stanza(1, "Enabled = no") + stanza(1, "Name = b", "AllowedIPs = 10.1.1.1"), "PublicKey"),
+        (stanza(1, "Name = luna") + INVITATION, "luna is the name of another entry too"),
+        (stanza(1, "AllowedIPs = fd00::/64") + INVITATION, "fd00::5/128 of luna overlaps"),
+        (INVITATION + INVITATION.replace("fd00::5", "fd00::6"), "luna is the name of another"),
+        (INVITATION + stanza(1, "AllowedIPs = 10.0.9.5", "Group = home"), "overlaps"),
+    ],
+)
+def test_they_keep_what_is_theirs(text: str, told: str) -> None:
+    """Names, keys and networks of an entry that is disabled, or of one that is to be."""
+    assert any(told in problem for problem in problems_of(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("Number = 00000000000000FF", "this [Invitation] has no Number"),
+        ("Number = ff", "not the number of an invitation"),
+        ("Expires = 2027-02-30T18:00Z", "not a time"),
+        ("Expires = 2027-01-31", "not a time"),
+        ("PublicKey = x", "PublicKey is no key of [Invitation]"),
+    ],
+)
+def test_what_is_wrong_with_an_invitation_is_told(line: str, told: str) -> None:
+    """At its line, as of an entry."""
+    key_name = line.partition(" ")[0]
+    lines = [each for each in INVITATION.splitlines() if not each.startswith(key_name)]
+    text = "\n".join([*lines, "" if told.endswith("no Number") else line, ""])
+    assert any(told in problem for problem in problems_of(text))

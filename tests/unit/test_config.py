@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from anubis.errors import ConfigError
 from anubis.files.config import SUITE_NAMES, Config, load_config, parse_config
+from anubis.files.endpoints import OwnEndpoint
+from anubis.files.own_host import Host
 
 PATH = Path("/etc/anubis/anubis.conf")
 
@@ -37,6 +39,12 @@ MaxLease = 2h30m
 IdleTimeout = 45m
 [Authorization]
 Watch = No
+[Host]
+Name = Jacinth
+Endpoint = Jacinth.example.org:14296
+ControlEndpoint = [2001:db8::1]
+Networks = 10.1.2.3/16, fd00:1::/48
+DNS = 10.1.0.1, home.example.org
 """
 
 
@@ -63,6 +71,13 @@ def test_every_key_is_read() -> None:
     assert not config.watch
     assert (production.lease_seconds, production.max_lease_seconds) == (3600, 9000)
     assert production.idle_timeout == 2700
+    assert config.host == Host(
+        name="jacinth",
+        endpoint=OwnEndpoint("Jacinth.example.org", 14296),
+        control_endpoint=OwnEndpoint("2001:db8::1"),
+        networks=(ip_network("10.1.0.0/16"), ip_network("fd00:1::/48")),
+        dns=("10.1.0.1", "home.example.org"),
+    )
 
 
 def test_an_empty_file_has_the_defaults() -> None:
@@ -78,6 +93,7 @@ def test_an_empty_file_has_the_defaults() -> None:
     assert (production.lease_seconds, production.max_lease_seconds) == (28800, 86400)
     assert production.idle_timeout == 0
     assert (production.addresses, production.throw, production.mtu) == ((), (), None)
+    assert config.host == Host()
     assert config.authorized_peers_path == Path("/etc/anubis/authorized_peers")
 
 
@@ -134,6 +150,13 @@ def test_suites_keep_their_order_and_absent_ones_are_refused(order: str) -> None
         ("Production", "MaxLease = off", "not a duration"),
         ("Production", "IdleTimeout = 0s", "no time at all"),
         ("Production", "IdleTimeout = never", "not a duration"),
+        ("Host", "Name = a b", "not a name"),
+        ("Host", "Endpoint = a_b..c", "not a host name"),
+        ("Host", "Endpoint = 10.0.0.1:0", "not a port"),
+        ("Host", "Endpoint = fd00::1::2", "not an IP address"),
+        ("Host", "ControlEndpoint = 224.0.0.1", "not the address of a host"),
+        ("Host", "Networks = 10.1.0.0/33", "not a network"),
+        ("Host", "DNS = 10.1.0.1:53", "not a name server"),
     ],
 )
 def test_bad_values_are_told_with_line_and_remedy(section: str, line: str, expected: str) -> None:
@@ -171,6 +194,29 @@ def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> Non
     """Who has no configuration is told how to get one."""
     with pytest.raises(ConfigError, match=r"there is no such file .*anubis init"):
         load_config(tmp_path / "anubis.conf")
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint", "at"),
+    [
+        ("house.example.org", OwnEndpoint("house.example.org"), "house.example.org:4296"),
+        ("house.example.org:1", OwnEndpoint("house.example.org", 1), "house.example.org:1"),
+        ("203.0.113.1", OwnEndpoint("203.0.113.1"), "203.0.113.1:4296"),
+        ("2001:db8::1", OwnEndpoint("2001:db8::1"), "[2001:db8::1]:4296"),
+        ("[2001:db8::1]", OwnEndpoint("2001:db8::1"), "[2001:db8::1]:4296"),
+        ("[2001:db8::1]:7", OwnEndpoint("2001:db8::1", 7), "[2001:db8::1]:7"),
+    ],
+)
+def test_an_own_endpoint_needs_no_port(text: str, endpoint: OwnEndpoint, at: str) -> None:
+    """It has that of the interface, unless another one is given."""
+    found = parse_config(f"[Host]\nEndpoint = {text}\n".encode(), PATH).host.endpoint
+    assert found == endpoint
+    assert str(found.at(4296)) == at
+
+
+def test_what_others_are_told_needs_no_restart() -> None:
+    """A daemon that compares its configuration with the file's does not mind [Host]."""
+    assert parse_config(b"[Host]\nName = other\n", PATH) == parse_config(b"", PATH)
 
 
 def understood_or_refused(data: bytes) -> None:

@@ -13,6 +13,7 @@ from anubis.files import config, peer_stanza
 from anubis.files.authorized_peers import HostFiles, load_host, parse_authorized_peers
 from anubis.files.config import parse_config
 from anubis.files.keyfile import GuardedFile
+from anubis.files.own_host import Host
 from anubis.files.setup_host import default_address, make_keys, write_configuration
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,9 @@ def documented_keys() -> dict[tuple[str, str], str]:
 def test_example_configuration_as_installed_says_the_defaults() -> None:
     """The example that is installed unchanged configures what an empty file does."""
     path = ETC / "anubis.conf"
-    assert parse_config(b"", path) == parse_config((ROOT / "etc/anubis.conf").read_bytes(), path)
+    installed = parse_config((ROOT / "etc/anubis.conf").read_bytes(), path)
+    assert parse_config(b"", path) == installed
+    assert installed.host == Host()
 
 
 def test_example_configuration_tells_the_true_defaults() -> None:
@@ -79,8 +82,13 @@ def test_example_configuration_tells_the_true_defaults() -> None:
     path = ETC / "anubis.conf"
     text = uncommented("anubis.conf")
     without_default = ("Address", "MTU", "Throw")
+    text, _, of_host = text.partition("[Host]")
     kept = [line for line in text.splitlines() if not line.startswith(without_default)]
     assert parse_config("\n".join(kept).encode(), path) == parse_config(b"", path)
+    host = parse_config(f"[Host]{of_host}".encode(), path).host
+    assert None not in {host.name, host.endpoint, host.control_endpoint}
+    assert host.networks
+    assert host.dns
     full = parse_config(text.encode(), path).production
     assert full.addresses
     assert full.mtu
@@ -108,7 +116,7 @@ def test_reference_has_every_key() -> None:
     assert set(documented_keys()) == KNOWN_KEYS
 
 
-@pytest.mark.parametrize("section", ["Control", "Production", "Authorization"])
+@pytest.mark.parametrize("section", ["Control", "Production", "Authorization", "Host"])
 def test_reference_examples_are_valid(section: str) -> None:
     """Every example in a table's last column is a line that the parser takes."""
     lines = [
@@ -125,7 +133,8 @@ def test_reference_tells_the_true_defaults() -> None:
     defaults = {
         (section, key): match[1]
         for (section, key), row in documented_keys().items()
-        if section != "Peer" and (match := re.match(r"`([^`]+)`$", row.split(" | ")[2]))
+        if section not in {"Peer", "Invitation"}
+        and (match := re.match(r"`([^`]+)`$", row.split(" | ")[2]))
     }
     text = ""
     for wanted in ("Control", "Production", "Authorization"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anubis.errors import ConfigError
 from anubis.files.authorized_peers import AuthorizedPeers, parse_authorized_peers
 from anubis.files.keyfile import GuardedFile
-from anubis.files.stanzas import append, remove, set_key
+from anubis.files.stanzas import append, remove, retitle, set_key
 from anubis.wireguard.keys import PrivateKey
 
 PATH = Path("/etc/anubis/authorized_peers")
@@ -174,3 +174,19 @@ def test_what_the_file_says_changes_as_it_was_meant(text: str, data: st.DataObje
     assert longer.by_name("new") is not None
     with pytest.raises(ConfigError, match="has no PublicKey"):
         parsed(set_key(text, line, "PublicKey", None))
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"), [("[Peer]", "[Other]"), ("  [ Peer ]  # hers", "  [Other]  # hers")]
+)
+def test_retitle_changes_the_name_of_a_section_alone(header: str, expected: str) -> None:
+    """Blanks and comments around it stay, and every other line."""
+    text = TEXT.replace("[Peer]\nName = xena", f"{header}\nName = xena")
+    assert retitle(text, XENA, "Other") == text.replace(f"{header}\nName = xena",
+                                                        f"{expected}\nName = xena")  # fmt: skip
+
+
+def test_retitle_refuses_what_is_no_section() -> None:
+    """Rather than to damage another line."""
+    with pytest.raises(ValueError, match="no section begins in line 6"):
+        retitle(TEXT, XENA + 1, "Other")

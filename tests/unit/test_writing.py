@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from anubis.errors import LocalFailure
-from anubis.files.writing import edit_file
+from anubis.files.writing import create_private, edit_file
 
 DEADLINE = 20.0  # seconds
 
@@ -105,3 +105,29 @@ def test_a_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyP
         edit_file(path, lambda text: text + "two\n")
     assert path.read_text() == "one\n"
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_private_file_is_its_owner_s_alone(tmp_path: Path) -> None:
+    """Whatever the umask and the directory are, and nothing is left beside it."""
+    tmp_path.chmod(0o777)
+    before = os.umask(0)
+    try:
+        create_private(tmp_path / "phone.png", b"\x89PNG")
+    finally:
+        os.umask(before)
+    (made,) = tmp_path.iterdir()
+    assert (made.read_bytes(), stat.S_IMODE(made.stat().st_mode)) == (b"\x89PNG", 0o600)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_private_file_replaces_nothing(tmp_path: Path, kind: str) -> None:
+    """Not what a link leads to either."""
+    there = tmp_path / "phone.png"
+    if kind == "file":
+        there.write_text("mine")
+    else:
+        there.symlink_to("elsewhere")
+    with pytest.raises(LocalFailure, match=r"phone\.png exists, and is kept as it is"):
+        create_private(there, b"x")
+    assert [each.name for each in tmp_path.iterdir()] == ["phone.png"]
+    assert there.is_symlink() or there.read_text() == "mine"

@@ -21,14 +21,16 @@ from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, parse
 from anubis.files.keyfile import GuardedFile
 from anubis.files.peer_checks import OwnKeys
 from anubis.files.peer_stanza import GRAMMAR
+from anubis.files.reservation import Reservation, format_time
 from tests.fuzz.tools import assert_problems_have_places, uncommented
 from tests.vectors.world import HOUSE, LAPTOP, PHONE, STRANGER
 
 RUNS = 10_000
 MAX_LENGTH = 1000
 TOKENS = (
-    *(f"{key.name} = ".encode() for key in GRAMMAR.sections[0].keys),
-    b"[Peer]\n", b"none", b"up", b"status", b"::/0", b"0.0.0.0/0", b"/32", b"[::1]:1", b"off",
+    *(f"{key.name} = ".encode() for section in GRAMMAR.sections for key in section.keys),
+    b"[Peer]\n", b"[Invitation]\n", b"yes", b"no", b"2027-01-31T18:00Z", b"00ff" * 4,
+    b"none", b"up", b"status", b"::/0", b"0.0.0.0/0", b"/32", b"[::1]:1", b"off",
     b"fd61:6e75:6269:7300::1/128", b"8h", b"0s", b"25", b"#", b"\n", b"=", b",",
     *(str(host.public_key).encode() for host in (HOUSE, LAPTOP, PHONE, STRANGER)),
 )  # fmt: skip
@@ -55,8 +57,12 @@ def run(data: bytes) -> None:
         return
     assert private or not any(peer.preshared_key for peer in peers)
     _check_table(peers)
-    again = _read("".join(_written(peer) for peer in peers).encode(), private=True)
+    written = [*map(_written, peers), *map(_written_invitation, peers.reserved)]
+    again = _read("".join(written).encode(), private=True)
     assert [_placeless(peer) for peer in again] == [_placeless(peer) for peer in peers]
+    # Where they stand is no part of what is compared.
+    assert again.reserved == peers.reserved
+    assert list(again.enabled()) == [peer for peer in again if peer.enabled]
 
 
 def _read(text: bytes, *, private: bool) -> AuthorizedPeers:
@@ -78,12 +84,15 @@ def _check_table(peers: AuthorizedPeers) -> None:
             assert peers.by_control_address(address) is peer
         for lease in (peer.lease_seconds, peer.max_lease_seconds):
             assert lease is None or lease > 0
+    for kept, peer in itertools.product(peers.reserved, peers):
+        assert kept.name != peer.name
+        _check_apart(kept, peer)
     for one, other in itertools.combinations(peers, 2):
         if one.group is None or one.group != other.group:
             _check_apart(one, other)
 
 
-def _check_apart(one: AuthorizedPeer, other: AuthorizedPeer) -> None:
+def _check_apart(one: AuthorizedPeer | Reservation, other: AuthorizedPeer) -> None:
     """See by brute force that no network of one lies in one of the other."""
     for a, b in itertools.product(one.allowed_ips, other.allowed_ips):
         if a.version == b.version and (a.prefixlen == 0) == (b.prefixlen == 0):
@@ -116,7 +125,17 @@ def _written(peer: AuthorizedPeer) -> str:
         lines.append(f"IdleTimeout = {idle}")
     if peer.group is not None:
         lines.append(f"Group = {peer.group}")
+    lines.append(f"OneShot = {'yes' if peer.one_shot else 'no'}")
+    lines.append(f"Enabled = {'yes' if peer.enabled else 'no'}")
     return "\n".join([*lines, "", ""])
+
+
+def _written_invitation(kept: Reservation) -> str:
+    networks = ", ".join(map(str, kept.allowed_ips))
+    return (
+        f"[Invitation]\nName = {kept.name}\nAllowedIPs = {networks}\nNumber = {kept.number}\n"
+        f"Expires = {format_time(kept.expires)}\n"
+    )
 
 
 def seeds() -> Iterator[bytes]:
@@ -124,7 +143,12 @@ def seeds() -> Iterator[bytes]:
     yield uncommented(_EXAMPLE.read_bytes())
     one = f"[Peer]\nName = One\nPublicKey = {LAPTOP.public_key}\nAllowedIPs = 10.0.0.0/8\n"
     two = f"[peer]\nname=two\npublickey={PHONE.public_key}\nallowedips=10.1.0.0/16, fd00::/8\n"
+    kept = (
+        "[Invitation]\nName = three\nAllowedIPs = 192.0.2.1\nNumber = 00ff00ff00ff00ff\n"
+        "Expires = 2027-01-31T18:00Z\n"
+    )
     rest = (
+        "OneShot = yes\nEnabled = no\n"
         "Endpoint = [2001:db8::1]:4296\nControlEndpoint = example.org:4297\nLease = 1h\n"
         "MaxLease = 1d\nMay = up, down\nPersistentKeepalive = 25\nGroup = home\n"
         "PresharedKey = AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=\n"
@@ -133,6 +157,7 @@ def seeds() -> Iterator[bytes]:
     yield from ((one + line).encode() for line in rest.splitlines(keepends=True))
     yield from (text.encode() for text in (
         one + rest + control, one + two, one + "Group = a\n" + two + "Group = a\n",
+        one + kept, kept + "Group = a\n", kept.replace("192.0.2.1", "10.0.0.0/7") + one,
         "!" + one + rest, one + one, one + f"ControlPublicKey = {HOUSE.public_key}\n",
         two + "May = none, up\n",
         "[Peer]\nName\nAllowedIPs = 0.0.0.0/0, ::/0, 10.1.2.3/33\nEndpoint = 10.0.0.1:0\n",
