@@ -112,7 +112,7 @@ lock: $(STAMP)  ## choose the newest versions that pyproject.toml allows
 	grep -E '^([A-Za-z0-9]|    --hash=)' $(VENV)/new.lock > requirements.lock
 
 clean:  ## remove what make has made
-	$(ROOT) rm -rf $(VENV) .fuzz .machine build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf $(VENV) .artefacts .fuzz .machine build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	$(ROOT) find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system:

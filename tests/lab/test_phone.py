@@ -89,7 +89,7 @@ def _is_down(selen: Web) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def artefacts() -> Path:
     """Give the directory in which pictures are left, to be looked at."""
-    directory = Path(__file__).parents[2] / "artefacts"
+    directory = Path(__file__).parents[2] / ".artefacts"
     directory.mkdir(exist_ok=True)
     return directory
 
