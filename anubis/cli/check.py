@@ -75,11 +75,27 @@ def _summary(host: HostFiles) -> str:
     return "\n".join(
         (
             f"{count} in {host.config.authorized_peers_path}" + (f": {listed}" if names else ""),
+            *_set_aside(host),
             f"this host: control address       {own.control_addresses.routable}",
             f"           production public key {own.production}",
             f"           control public key    {own.control}",
         )
     )
+
+
+def _set_aside(host: HostFiles) -> list[str]:
+    """Return a line for those who stand in the files and are not authorized, if there are any."""
+    disabled, invited = _disabled(host), [kept.name for kept in host.entries.reserved]
+    parts = []
+    for names, what in ((disabled, "disabled"), (invited, "invited")):
+        if names:
+            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+            parts.append(f"{what}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+    return [f"besides, {'; '.join(parts)}"] if parts else []
+
+
+def _disabled(host: HostFiles) -> list[str]:
+    return [entry.name for entry in host.entries if not entry.enabled]
 
 
 def _facts(host: HostFiles) -> dict[str, object]:
@@ -88,6 +104,8 @@ def _facts(host: HostFiles) -> dict[str, object]:
         "config": str(host.config.path),
         "authorized_peers": str(host.config.authorized_peers_path),
         "peers": list(host.peers.names()),
+        "disabled": _disabled(host),
+        "invited": [kept.name for kept in host.entries.reserved],
         "control_address": str(own.control_addresses.routable),
         "production_public_key": str(own.production),
         "control_public_key": str(own.control),

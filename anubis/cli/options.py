@@ -11,6 +11,7 @@ from anubis.durations import format_duration, parse_duration
 from anubis.events import DEFAULT_TIMEOUT, LEASE_SECONDS, TIMEOUT_SECONDS
 
 __all__ = [
+    "duration",
     "json_option",
     "lease_option",
     "name_argument",
@@ -22,6 +23,11 @@ __all__ = [
 ]
 
 _SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
+
+
+def duration(_ctx: click.Context, _param: click.Parameter, text: str) -> int:
+    """Read an option that is a duration, in seconds."""
+    return _parse(text)
 
 
 def _lease(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:

@@ -22,6 +22,7 @@ __all__ = [
     "explain",
     "is_terminal",
     "json_errors",
+    "note",
     "paint",
     "prepare",
     "printable",
@@ -52,6 +53,11 @@ def say(text: str, end: str = "\n") -> None:
 def say_json(data: Mapping[str, object]) -> None:
     """Write one JSON object, in ASCII, on one line."""
     say(json.dumps(data))
+
+
+def note(text: str) -> None:
+    """Write to standard error what is no part of the result: standard output may be a file."""
+    sys.stderr.write(f"{printable(text)}\n")
 
 
 def warn(text: str) -> None:

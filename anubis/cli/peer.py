@@ -1,7 +1,4 @@
-"""`anubis peer`: who is authorized, in the same files that an editor opens.
-
-What is changed counts from the next `anubis reload`, so that several changes can be one.
-"""
+"""`anubis peer`: who is authorized, in the same files that an editor opens."""
 
 # ruff: noqa: PLC0415  the files and what they need are imported where they are used
 
@@ -12,16 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from anubis.cli.authorized import NOTE, editor, load, one_line
 from anubis.cli.options import json_option, peer_argument
 from anubis.cli.output import json_errors, printable, say, say_json
+from anubis.cli.peer_add import add
 
 if TYPE_CHECKING:
-    from anubis.files.authorized_peers import AuthorizedPeer
-    from anubis.files.peer_editor import PeerEditor
+    from anubis.files.peer_editor import Entry
 
 __all__ = ["command"]
-
-_NOTE = "it counts from the next: anubis reload"
 
 
 @click.group("peer")
@@ -35,7 +31,7 @@ _NOTE = "it counts from the next: anubis reload"
 )
 @click.pass_context
 def command(context: click.Context, config_path: Path) -> None:
-    """List, add, rename or remove authorized peers.
+    """List, add and change authorized peers, phones too.
 
     The files are those that an editor opens: comments, order and blanks in them stay. A change that
     `anubis check` would find wrong is not written.
@@ -43,58 +39,50 @@ def command(context: click.Context, config_path: Path) -> None:
     context.obj = config_path
 
 
+command.add_command(add)
+
+
 @command.command("list")
 @json_option
 @click.pass_obj
 def list_(config_path: Path, as_json: bool) -> None:
-    """List the authorized peers, in the order of the files."""
+    """List who is authorized, disabled or invited."""
+    from anubis.cli.peer_facts import entry_facts, summary
     from anubis.files.authorized_peers import load_configuration
 
     with json_errors(None, as_json=as_json):
-        _, peers = load_configuration(config_path)
+        config, peers = load_configuration(config_path)
     if as_json:
-        say_json({"peers": [_facts(peer) for peer in peers]})
+        facts = [entry_facts(each, config.production) for each in peers]
+        invited = [entry_facts(each, config.production) for each in peers.reserved]
+        say_json({"peers": facts, "invitations": invited})
         return
-    width = max((len(peer.name) for peer in peers), default=0)
-    for peer in peers:
-        networks = ", ".join(sorted(map(str, peer.allowed_ips)))
-        say(f"{printable(peer.name):<{width}}  {networks}  ({peer.location})")
+    entries: list[Entry] = [*peers, *peers.reserved]
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        say(f"{printable(entry.name):<{width}}  {summary(entry)}  ({entry.location})")
 
 
-@command.command("add")
-@click.argument("name")
-@click.option("--public-key", required=True, help="Of its production interface.")
-@click.option("--control-public-key", help="Of its control plane.  [default: the same]")
-@click.option(
-    "--allowed-ips",
-    required=True,
-    multiple=True,
-    metavar="NETWORK",
-    help="Its addresses and the networks behind it; may be given several times.",
-)
-@click.option("--endpoint", metavar="HOST:PORT", help="Where it is reached, if it is.")
+@command.command("show")
+@peer_argument
+@json_option
 @click.pass_obj
-def add(
-    config_path: Path,
-    *,
-    name: str,
-    public_key: str,
-    control_public_key: str | None,
-    allowed_ips: tuple[str, ...],
-    endpoint: str | None,
-) -> None:
-    """Authorize the peer NAME; its section is appended to authorized_peers."""
-    values = {
-        "Name": name,
-        "PublicKey": public_key,
-        "ControlPublicKey": control_public_key,
-        "AllowedIPs": ", ".join(allowed_ips),
-        "Endpoint": endpoint,
-    }
-    given = {key: _one_line(key, value) for key, value in values.items() if value is not None}
-    stanza = "\n".join(["[Peer]", *(f"{key} = {value}" for key, value in given.items()), ""])
-    peer = _editor(config_path).add(stanza)
-    say(f"{peer.name} is added to {peer.location.path}; {_NOTE}")
+def show(config_path: Path, name: str, as_json: bool) -> None:
+    """Show everything about the entry NAME.
+
+    Also what counts where the entry says nothing; of a preshared key only that there is one.
+    """
+    from anubis.cli.peer_facts import entry_facts, table
+    from anubis.files.authorized_peers import load_configuration
+    from anubis.files.peer_editor import find
+
+    with json_errors(name, as_json=as_json):
+        config, peers = load_configuration(config_path)
+        entry = find(peers, name)
+    if as_json:
+        say_json(entry_facts(entry, config.production))
+    else:
+        say("\n".join(table(entry, config.production)))
 
 
 @command.command("rename")
@@ -103,43 +91,35 @@ def add(
 @click.pass_obj
 def rename(config_path: Path, name: str, new: str) -> None:
     """Call the peer NAME otherwise: NEW. A reload ends a connection of the old name."""
-    peer = _editor(config_path).rename(name, _one_line("Name", new))
-    say(f"{peer.name} is called {new.lower()} now; {_NOTE}")
+    peer = editor(load(config_path)).rename(name, one_line("Name", new))
+    say(f"{peer.name} is called {new.lower()} now; {NOTE}")
 
 
 @command.command("remove")
 @peer_argument
 @click.pass_obj
 def remove(config_path: Path, name: str) -> None:
-    """Authorize the peer NAME no more. A reload cuts it off, with a live connection and all."""
-    peer = _editor(config_path).remove(name)
-    say(f"{peer.name} is removed from {peer.location.path}; {_NOTE}")
+    """Authorize the peer NAME no more. A reload cuts it off, with a live connection and all.
+
+    Of somebody who was invited: withdraw the invitation.
+    """
+    entry = editor(load(config_path)).remove(name)
+    say(f"{entry.name} is removed from {entry.location.path}; {NOTE}")
 
 
-def _editor(config_path: Path) -> PeerEditor:
-    from anubis.files.authorized_peers import load_host
-    from anubis.files.peer_editor import PeerEditor
-
-    host = load_host(config_path)
-    return PeerEditor(host.config.authorized_peers_path, host.own_keys())
-
-
-def _one_line(key: str, value: str) -> str:
-    """Return a value that can stand in a line of the file, whatever it says."""
-    if "#" in value or not value.isprintable():
-        raise click.BadParameter(f"{printable(value)!r} cannot be the {key} of a peer")
-    return value
+@command.command("disable")
+@peer_argument
+@click.pass_obj
+def disable(config_path: Path, name: str) -> None:
+    """Have the entry NAME stay and count no more. A reload cuts it off, as if it were removed."""
+    peer = editor(load(config_path)).enable(name, enabled=False)
+    say(f"{peer.name} is disabled; {NOTE}")
 
 
-def _facts(peer: AuthorizedPeer) -> dict[str, object]:
-    return {
-        "name": peer.name,
-        "public_key": str(peer.public_key),
-        "control_public_key": str(peer.control_public_key),
-        "control_address": str(peer.control.routable),
-        "allowed_ips": sorted(map(str, peer.allowed_ips)),
-        "endpoint": None if peer.endpoint is None else str(peer.endpoint),
-        "may": sorted(peer.may),
-        "file": str(peer.location.path),
-        "line": peer.location.line,
-    }
+@command.command("enable")
+@peer_argument
+@click.pass_obj
+def enable(config_path: Path, name: str) -> None:
+    """Have the entry NAME count again."""
+    peer = editor(load(config_path)).enable(name, enabled=True)
+    say(f"{peer.name} is enabled; {NOTE}")

@@ -59,4 +59,4 @@ def tunnel_text(phone: Phone, gateway: Introduction, networks: Sequence[str]) ->
 def compact(text: str) -> str:
     """Return the same configuration in fewer characters: without comments and blanks."""
     lines = (line.partition("#")[0].replace(" ", "") for line in text.splitlines())
-    return "".join(f"{line}\n" for line in lines if line)
+    return "\n".join(line for line in lines if line)

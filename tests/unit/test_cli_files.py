@@ -221,6 +221,22 @@ def test_check_lists_the_peers_and_not_a_million(etc: Path) -> None:
     assert "p29 and 5 more\n" in result.output
 
 
+def test_check_tells_who_is_not_authorized(etc: Path) -> None:
+    """Apart from those who are: the entries that are disabled, and who is invited."""
+    (etc / "authorized_peers").write_text(
+        f"[Peer]\nName = xena\nPublicKey = {'A' * 41}CA=\nAllowedIPs = 10.0.0.2\nEnabled = no\n"
+        f"[Peer]\nName = selen\nPublicKey = {'A' * 41}EA=\nAllowedIPs = 10.0.0.3\n"
+        "[Invitation]\nName = luna\nAllowedIPs = 10.0.0.4\nNumber = 00ff00ff00ff00ff\n"
+        "Expires = 2027-01-31T18:00Z\n"
+    )
+    output = call("check", "--config", etc / "anubis.conf").output
+    assert f"1 peer in {etc}/authorized_peers: selen\n" in output
+    assert "besides, disabled: xena; invited: luna\n" in output
+    facts = json.loads(call("check", "--config", etc / "anubis.conf", "--json").output)
+    assert facts["peers"] == ["selen"]
+    assert (facts["disabled"], facts["invited"]) == (["xena"], ["luna"])
+
+
 def test_check_in_json_has_the_facts(etc: Path) -> None:
     """A program gets the same facts as one object."""
     own = load_host(etc / "anubis.conf").own_keys()
@@ -229,6 +245,8 @@ def test_check_in_json_has_the_facts(etc: Path) -> None:
         "config": f"{etc}/anubis.conf",
         "authorized_peers": f"{etc}/authorized_peers",
         "peers": [],
+        "disabled": [],
+        "invited": [],
         "control_address": str(own.control_addresses.routable),
         "production_public_key": str(own.production),
         "control_public_key": str(own.control),

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from anubis.errors import AnubisError, ConfigError, UnknownConnection
 from anubis.files.authorized_peers import load_host
+from anubis.files.peer_stanza import GRAMMAR
 from anubis.wireguard.keys import PrivateKey
 
 KEYS = [PrivateKey(bytes([number] * 32)).public_key().base64() for number in range(1, 6)]
@@ -133,3 +134,88 @@ def test_a_value_is_one_line(config: Path, value: str) -> None:
     assert call(*words, config=config).exit_code == 2
     assert call("rename", "xena", value, config=config).exit_code == 2
     assert peers_file(config).read_text() == TEXT
+
+
+SHOWN = f"""\
+Name                 xena
+Enabled              yes
+PublicKey            {KEYS[0]}
+ControlPublicKey     {KEYS[0]}
+control address      CONTROL
+PresharedKey         set
+AllowedIPs           10.0.0.1/32
+Endpoint             xena.example.org:4296
+ControlEndpoint      xena.example.org:4297
+PersistentKeepalive  off
+Lease                1h
+MaxLease             1d (of [Production])
+IdleTimeout          off (of [Production])
+May                  down, status
+Group                home
+OneShot              no
+stands in            FILE:4
+"""
+SECRET = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE="
+
+
+def test_show_tells_everything_but_secrets(config: Path) -> None:
+    """What counts where the entry says nothing, too; as JSON the same."""
+    more = (
+        f"PresharedKey = {SECRET}\nEndpoint = xena.example.org:4296\nLease = 1h\n"
+        "May = status, down\nGroup = home\n"
+    )
+    peers_file(config).write_text(TEXT.replace("# her only address\n", f"\n{more}"))
+    (peer, *_) = load_host(config).peers
+    shown = SHOWN.replace("CONTROL", str(peer.control.routable))
+    found = call("show", "XENA", config=config).output
+    assert found == shown.replace("FILE", str(peers_file(config)))
+    facts = json.loads(call("show", "xena", "--json", config=config).output)
+    assert facts == {
+        "name": "xena",
+        "enabled": True,
+        "public_key": KEYS[0],
+        "control_public_key": KEYS[0],
+        "control_address": str(peer.control.routable),
+        "preshared_key": "set",
+        "allowed_ips": ["10.0.0.1/32"],
+        "endpoint": "xena.example.org:4296",
+        "control_endpoint": "xena.example.org:4297",
+        "persistent_keepalive": 0,
+        "lease_seconds": 3600,
+        "max_lease_seconds": 86400,
+        "idle_timeout": 0,
+        "may": ["down", "status"],
+        "group": "home",
+        "one_shot": False,
+        "file": str(peers_file(config)),
+        "line": 4,
+    }
+
+
+def test_show_has_every_key_of_an_entry(config: Path) -> None:
+    """Whatever may stand in the file is shown, in its own word."""
+    rows = {line.split()[0] for line in call("show", "xena", config=config).output.splitlines()}
+    assert {key.name for key in GRAMMAR.sections[0].keys} <= rows
+
+
+def test_disable_and_enable_change_one_line(config: Path) -> None:
+    """The entry stays where it is; enabled again, the file is as it was."""
+    assert call("disable", "Xena", config=config).output.startswith("xena is disabled; it counts")
+    written = TEXT.replace("# her only address\n", "# her only address\nEnabled = no\n")
+    assert peers_file(config).read_text() == written
+    assert load_host(config).peers.names() == ("surya", "selen")
+    line = call("list", config=config).output.splitlines()[0]
+    assert line == f"xena   10.0.0.1/32  disabled  ({peers_file(config)}:4)"
+    assert "Enabled              no\n" in call("show", "xena", config=config).output
+    call("disable", "xena", config=config)
+    assert peers_file(config).read_text() == written
+    assert call("enable", "xena", config=config).output.startswith("xena is enabled; it counts")
+    assert peers_file(config).read_text() == TEXT
+
+
+@pytest.mark.parametrize("verb", ["show", "disable", "enable"])
+def test_who_is_not_there_is_told(config: Path, verb: str) -> None:
+    """With the name that was meant, perhaps."""
+    error = call(verb, "xen", config=config).exception
+    assert isinstance(error, UnknownConnection)
+    assert error.hint == "did you mean xena?"

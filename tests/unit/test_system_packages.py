@@ -12,7 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "tools" / "system-packages"
 PROGRAMS = ("bash", "chromium", "curl", "dbus-daemon", "env", "id", "ip", "lowdown", "nft",
             "nsenter", "ping", "ps", "python3", "setpriv", "sort", "systemd-analyze", "tcpdump",
-            "unshare", "wg", "wireguard-go")  # fmt: skip
+            "unshare", "wg", "wireguard-go", "zbarimg")  # fmt: skip
 
 
 @pytest.fixture
