@@ -24,7 +24,7 @@ from anubis.events import (
     check_name,
     event_from_json,
 )
-from anubis.forecast import Difference
+from anubis.forecast import Difference, Plan
 from anubis.http_reader import Answer, Silence
 
 __all__ = ["SOCKET_PATH", "Client"]
@@ -33,6 +33,7 @@ SOCKET_PATH = "/run/anubis/anubis.sock"
 
 _JOURNAL = "journalctl -u anubis -n 50 may tell why"
 
+_PLAN_SECONDS = 5.0  # for a name server
 _RELOAD_SECONDS = 120.0  # a million entries take their time
 
 _T = TypeVar("_T")
@@ -111,6 +112,14 @@ class Client:
         """Return what `reload` would change now, changing nothing. Raises ConfigError, as that."""
         body = json.dumps({"dry_run": True}).encode()
         return self._once("POST", "/v1/reload", body, _RELOAD_SECONDS, Difference.from_json)
+
+    def plan(self, name: str) -> Plan:
+        """Return what `up` of a connection would do now, doing nothing.
+
+        Raises UnknownConnection. What is in the way of it is a part of the plan.
+        """
+        path = f"/v1/connections/{check_name(name)}/plan"
+        return self._once("POST", path, b"", _PLAN_SECONDS + self.timeout, Plan.from_json)
 
     def _change(
         self,

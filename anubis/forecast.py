@@ -7,10 +7,10 @@ know, and raises ValueError with the key that is at fault. Refuses to know how i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
-__all__ = ["ChangedEntry", "Difference"]
+__all__ = ["ChangedEntry", "Difference", "Obstacle", "Plan", "PlannedStep"]
 
 _T = TypeVar("_T")
 
@@ -60,11 +60,80 @@ class Difference:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One thing that would be done: "add", "change" or "remove"; of what kind, in words, in detail.
+
+    `detail` has the keys that `docs/api.md` names for the kind.
+    """
+
+    do: str
+    kind: str
+    text: str
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> PlannedStep:
+        """Read the JSON object of a step. Raises ValueError."""
+        return cls(
+            do=_read(data, "do", str),
+            kind=_read(data, "kind", str),
+            text=_read(data, "text", str),
+            detail=_read(data, "detail", dict),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why it would fail, and what to do about that."""
+
+    message: str
+    hint: str | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Obstacle:
+        """Read the JSON object of an obstacle. Raises ValueError."""
+        hint = None if data.get("hint") is None else _read(data, "hint", str)
+        return cls(_read(data, "message", str), hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `up` would do on this host, in its order; `lease_seconds` is what it would ask for.
+
+    With anything `in_the_way` it would fail and undo all that. `unknown` tells what only the far
+    end can say.
+    """
+
+    connection: str
+    state: str  # "up" or "down", as it is now
+    lease_seconds: int
+    steps: tuple[PlannedStep, ...] = ()
+    in_the_way: tuple[Obstacle, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object of this plan."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Plan:
+        """Read the JSON object of a plan. Raises ValueError."""
+        return cls(
+            connection=_read(data, "connection", str),
+            state=_read(data, "state", str),
+            lease_seconds=_read(data, "lease_seconds", int),
+            steps=tuple(PlannedStep.from_json(each) for each in _list(data, "steps", dict)),
+            in_the_way=tuple(Obstacle.from_json(each) for each in _list(data, "in_the_way", dict)),
+            unknown=_list(data, "unknown", str),
+        )
+
+
 def _read(data: Mapping[str, object], key: str, kind: type[_T]) -> _T:
     value = data.get(key)
     # JSON's true is no number, though Python's True is an int.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{key} is missing or is not of type {kind.__name__}")
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{key} is missing or is not of type {kind.__name__}")  # noqa: TRY004 (as in `events`)
     return value
 
 

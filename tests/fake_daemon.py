@@ -27,7 +27,7 @@ from anubis.errors import (
     nearest,
 )
 from anubis.events import ConnectionStatus, Reloaded, Result
-from anubis.forecast import ChangedEntry, Difference
+from anubis.forecast import ChangedEntry, Difference, Obstacle, Plan, PlannedStep
 
 DEADLINE = 20.0  # seconds, for whatever a test waits for
 
@@ -109,6 +109,21 @@ class FakeOperations:
             ("jacinth", "xena"),
             ("/etc/anubis/anubis.conf has changed: systemctl restart anubis takes that up",),
         )
+
+    async def plan(self, name: str) -> Plan:
+        self.calls.append(("plan", name))
+        self._check(name)
+        unknown = (f"whether {name} agrees is known only when it is asked",)
+        if name == "xena":
+            return Plan(name, "up", 60, unknown=unknown)
+        route = {"destination": "10.1.0.0/16", "table": 214, "interface": "wg0", "kind": "unicast"}
+        steps = (
+            PlannedStep("add", "peer", "KEY on wg0", {"interface": "wg0"}),
+            PlannedStep("change", "mtu", "1420 on wg0", {"interface": "wg0", "mtu": 1420}),
+            PlannedStep("add", "route", "10.1.0.0/16 dev wg0 table 214", route),
+        )
+        holder = Obstacle("10.1.0.0/16: in use by surya, which is up", "anubis switch selen")
+        return Plan(name, "down", 28800, steps, (holder,) if name == "selen" else (), unknown)
 
     async def up(self, name: str, terms: Terms, report: Report) -> Result:
         self.calls.append(("up", name, *astuple(terms)))

@@ -25,6 +25,7 @@ COMMANDS = {
     "up": "Bring a connection up.",
     "down": "Take a connection down.",
     "switch": "Bring a connection up in place of those that share its routes.",
+    "plan": "Tell what `up` would do, without doing it.",
     "status": "Show the connections.",
     "request": "Ask a gateway through WireGuard alone, with no daemon.",
     "peer": "List, add and change authorized peers, phones too.",

@@ -21,11 +21,11 @@ from aiohttp import web
 from anubis.daemon import http, log
 from anubis.daemon.aside import Aside
 from anubis.daemon.callers import Caller, check_may_change
-from anubis.daemon.calls import Change, ReloadCall, StatusCall, Terms, parse_call
+from anubis.daemon.calls import Change, PlanCall, ReloadCall, StatusCall, Terms, parse_call
 from anubis.daemon.listener import Listener, accept, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
 from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
-from anubis.forecast import Difference
+from anubis.forecast import Difference, Plan
 
 __all__ = ["ApiServer", "Operations", "Report"]
 
@@ -70,6 +70,9 @@ class Operations(Protocol):
 
     async def foresee(self) -> Difference:
         """Read the same, and only tell what a reload would change. Raises ConfigError."""
+
+    async def plan(self, name: str) -> Plan:
+        """Tell what `up` of a connection would do."""
 
 
 class ApiServer:
@@ -137,9 +140,9 @@ class ApiServer:
                 return http.json_answer({"connections": [each.to_json() for each in connections]})
             caller = http.caller(request)
             await self._check_may_change(call, caller)
-            if isinstance(call, ReloadCall):
+            if not isinstance(call, Change):
                 call = call.with_body(await http.read_body(request))
-                return http.json_answer(await _explained(self._reload(call)))
+                return http.json_answer(await _explained(self._tell_once(call)))
             call = call.with_body(await http.read_body(request))
             progress = _Progress(call.name, arrived, self._clock)
             change = self._begin(call, progress)
@@ -153,12 +156,14 @@ class ApiServer:
             await asyncio.wait({change})
             _log_end(call, caller, change)
 
-    async def _reload(self, call: ReloadCall) -> dict[str, object]:
+    async def _tell_once(self, call: ReloadCall | PlanCall) -> dict[str, object]:
+        if isinstance(call, PlanCall):
+            return (await self._operations.plan(call.name)).to_json()
         if call.dry_run:
             return (await self._operations.foresee()).to_json()
         return (await self._operations.reload()).to_json()
 
-    async def _check_may_change(self, call: Change | ReloadCall, caller: Caller) -> None:
+    async def _check_may_change(self, call: Change | ReloadCall | PlanCall, caller: Caller) -> None:
         if self._asking.running >= MAX_ASKING:
             raise http.Busy(f"{MAX_ASKING} callers are being looked up", "try again in a moment")
         try:

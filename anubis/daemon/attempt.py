@@ -29,7 +29,7 @@ from anubis.protocol.wire import Result as Code
 from anubis.refusal import refusal
 from anubis.wireguard.types import Endpoint, Peer
 
-__all__ = ["Attempt"]
+__all__ = ["Attempt", "endpoints_of"]
 
 HEAD_START = 0.012  # seconds that the far end is given to install us before we shake hands
 GRACE = 0.03  # seconds after the reply in which the early handshake may still succeed
@@ -37,6 +37,16 @@ RESHAKE_INTERVAL = 1.0  # seconds without a handshake, after which one is begun 
 HANDSHAKE_FRESH = 180.0  # REJECT_AFTER_TIME of the WireGuard paper
 _POLL_FIRST = 0.002  # seconds
 _POLL_LAST = 0.05  # seconds
+
+
+async def endpoints_of(peer: AuthorizedPeer, deadline: float) -> tuple[Endpoint, ...]:
+    """Return where a far end is asked to shake hands, best first. Raises LocalFailure."""
+    if peer.endpoint is None:
+        raise LocalFailure(
+            f"{peer.name} has no Endpoint, so only it can begin",
+            f"give it an Endpoint in {peer.location.path}",
+        )
+    return await resolve(peer.endpoint, deadline)
 
 
 @dataclass(slots=True)
@@ -104,7 +114,7 @@ class Attempt:
             async with asyncio.TaskGroup() as group:
                 if self.old is None:
                     self.parts.note(self.peer, self.lease)
-                    endpoints = await self._endpoints()
+                    endpoints = await endpoints_of(self.peer, self.deadline)
                     group.create_task(self._shake_early(endpoints))
                 reply = await self.parts.control.ask(
                     self.peer,
@@ -121,15 +131,6 @@ class Attempt:
             raise group_error.exceptions[0] from None
         self.report("agreed", f"lease {format_duration(reply.lease)}")
         return reply
-
-    async def _endpoints(self) -> tuple[Endpoint, ...]:
-        peer = self.peer
-        if peer.endpoint is None:
-            raise LocalFailure(
-                f"{peer.name} has no Endpoint, so only it can begin",
-                f"give it an Endpoint in {peer.location.path}",
-            )
-        return await resolve(peer.endpoint, self.deadline)
 
     async def _shake_early(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Prepare our side; shake hands a moment after the request went out, or on the reply."""

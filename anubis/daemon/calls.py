@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BODY",
     "Change",
     "NoSuchCall",
+    "PlanCall",
     "ReloadCall",
     "StatusCall",
     "Terms",
@@ -33,6 +34,7 @@ Verb = Literal["up", "down", "switch"]
 _STATUS = re.compile(r"/v1/status(?:/(?P<name>[^/]+))?")
 _RELOAD = "/v1/reload"
 _CHANGE = re.compile(r"/v1/connections/(?P<name>[^/]+)/(?P<verb>up|down|switch)")
+_PLAN = re.compile(r"/v1/connections/(?P<name>[^/]+)/plan")
 
 
 class NoSuchCall(BadRequest):
@@ -69,6 +71,20 @@ class ReloadCall:
                 hint = nearest(key[:64], ["dry_run"])
                 raise BadRequest(f"unknown key in the body: {key[:64]!r}", hint)
         return ReloadCall(_boolean("dry_run", wishes.get("dry_run", False)))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCall:
+    """Tell what an `up` of a connection would do."""
+
+    verb = "plan"
+    name: str
+
+    def with_body(self, body: bytes) -> PlanCall:
+        """Return this call; a body can want nothing. Raises BadRequest."""
+        for key in _parse_object(body):
+            raise BadRequest(f"unknown key in the body: {key[:64]!r}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,7 @@ class Change:
         return replace(self, terms=terms)
 
 
-def parse_call(method: str, path: str, query: str) -> StatusCall | ReloadCall | Change:
+def parse_call(method: str, path: str, query: str) -> StatusCall | ReloadCall | PlanCall | Change:
     """Read the request line, of a change all but its body. Raises BadRequest."""
     if match := _STATUS.fullmatch(path):
         _check_request_line("GET", method, query)
@@ -117,6 +133,9 @@ def parse_call(method: str, path: str, query: str) -> StatusCall | ReloadCall | 
     if path == _RELOAD:
         _check_request_line("POST", method, query)
         return ReloadCall()
+    if match := _PLAN.fullmatch(path):
+        _check_request_line("POST", method, query)
+        return PlanCall(check_name(match["name"]))
     if match := _CHANGE.fullmatch(path):
         _check_request_line("POST", method, query)
         return Change(cast("Verb", match["verb"]), check_name(match["name"]))

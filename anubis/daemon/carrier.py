@@ -15,6 +15,7 @@ from anubis.errors import LocalFailure
 from anubis.files.config import Production as ProductionConfig
 from anubis.network.apply import Network
 from anubis.network.changes import Mended
+from anubis.network.links import IPInterface
 from anubis.wireguard.backend import Backend
 from anubis.wireguard.keys import PrivateKey
 from anubis.wireguard.types import Device, DeviceChange
@@ -68,7 +69,11 @@ class Carrier:
 
     def find_mark(self, device: Device) -> None:
         """Take the mark of bearer packets from the interface, if it has one."""
-        self.mark = device.fwmark or self._config.fwmark
+        self.mark = self.mark_of(device)
+
+    def mark_of(self, device: Device) -> int:
+        """Return the mark that bearer packets have with this interface: its own, or ours."""
+        return device.fwmark or self._config.fwmark
 
     async def device(self) -> Device:
         """Read the interface. Raises LocalFailure."""
@@ -98,8 +103,7 @@ class Carrier:
         """Set the MTU as wg-quick does, on an interface that Anubis made."""
         if self._interface.made:
             device = await self.device()
-            endpoints = [peer.endpoint.address for peer in device.peers if peer.endpoint]
-            mtu = self._config.mtu or await self._network.bearer_mtu(endpoints, self.mark)
+            mtu = await self._fitting_mtu(device, self.mark)
             if self.mtu_before is None:
                 self.mtu_before = await self._network.mtu(self.name)
                 try:
@@ -108,6 +112,35 @@ class Carrier:
                     self.mtu_before = None
                     raise
             await self._network.set_mtu(self.name, mtu)
+
+    async def _fitting_mtu(self, device: Device, mark: int) -> int:
+        endpoints = [peer.endpoint.address for peer in device.peers if peer.endpoint]
+        return self._config.mtu or await self._network.bearer_mtu(endpoints, mark)
+
+    async def foresee(self) -> tuple[Device, bool]:
+        """Return the interface as `ensure` would, and whether it is Anubis's own; make nothing.
+
+        Raises LocalFailure as that does.
+        """
+        if not self.present:
+            settings = self._settings()
+            port, mark = settings.listen_port, settings.fwmark
+            return Device(self.name, self._public_key, port, mark), True
+        device = await self._interface.device()
+        is_own = await self._interface.is_own()
+        if not is_own:
+            self._demand_key(device)
+        return device, is_own
+
+    async def foresee_mtu(self, device: Device) -> int | None:
+        """Return what `fit_mtu` would set for the peers of `device`; None if it is so already."""
+        mtu = await self._fitting_mtu(device, self.mark_of(device))
+        return None if self.present and await self._network.mtu(self.name) == mtu else mtu
+
+    @property
+    def addresses(self) -> tuple[IPInterface, ...]:
+        """What an interface has that Anubis makes."""
+        return self._config.addresses
 
     async def give_back(self) -> None:
         """With no connection left, give the interface what it had before the first.

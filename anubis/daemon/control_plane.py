@@ -237,6 +237,10 @@ class ControlPlane:
         )
         await self._interface.configure(DeviceChange(peers=(change,)))
 
+    def keeps_alive(self, peer: AuthorizedPeer) -> bool:
+        """Tell whether the way to a peer is kept open."""
+        return peer.control_public_key in self._kept_alive
+
     def is_asking(self, peer: AuthorizedPeer) -> bool:
         """Tell whether a request of ours to a peer is under way."""
         return self._courier.is_waiting_for(peer.control.routable)

@@ -133,6 +133,10 @@ class Interface:
         """Whether it has yet to be set up."""
         return self.name in self._making.names
 
+    async def is_own(self) -> bool:
+        """Tell whether Anubis made what is there, or is about to know it again as its own."""
+        return self.half_made or await self._network.alias(self.name) == ALIAS
+
     async def _is_ours(self) -> bool:
         """Tell whether an earlier run was killed before it could write who made this interface.
 

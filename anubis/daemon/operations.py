@@ -20,11 +20,12 @@ from anubis.daemon.calls import Terms
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
+from anubis.daemon.planning import plan_up
 from anubis.daemon.road import Contact
 from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
 from anubis.events import ConnectionStatus, Reloaded, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
-from anubis.forecast import Difference
+from anubis.forecast import Difference, Plan
 from anubis.gatekeeper import Role
 from anubis.protocol.wire import Result as Code
 from anubis.protocol.wire import Verb
@@ -73,6 +74,10 @@ class DaemonOperations:
         async with self._locked(peer):
             self._gatekeeper.check_free(peer)
             return await self._attempt(peer, terms, report).run()
+
+    async def plan(self, name: str) -> Plan:
+        """Tell what `up` would do. Raises UnknownConnection."""
+        return await plan_up(self._parts, self._gatekeeper.peer(name))
 
     async def revive(self, wish: Wish) -> None:
         """Bring up again what is wanted and was lost, unless a `down` comes. Raises AnubisError."""

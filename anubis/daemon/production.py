@@ -16,7 +16,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from anubis.daemon.carrier import Carrier
 from anubis.daemon.claims import check_claim, check_granted, restored
@@ -28,18 +29,31 @@ from anubis.daemon.shares import Shares
 from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.files.config import Production as ProductionConfig
-from anubis.network.changes import Mended
+from anubis.network.changes import Mended, Step
 from anubis.network.plan import production_state
 from anubis.network.state import NetworkState
 from anubis.wireguard.keys import PublicKey
 from anubis.wireguard.types import Device, DeviceChange, Endpoint, Peer, PeerChange
 
-__all__ = ["Production"]
+__all__ = ["Production", "Prospect"]
 
 _RECOMMIT_PAUSES = (0.0, 0.05, 0.2)  # seconds before each try to take a connection up
 TRIGGER_KEEPALIVE = 25  # seconds; switching it on makes WireGuard shake hands at once
 
 IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What taking up a connection would change; `device` is the interface without it."""
+
+    device: Device
+    makes_interface: bool
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]  # of an interface that is made
+    fwmark: int | None  # that the interface would be lent; None if it has one
+    mtu: int | None  # bytes; None if it stays as it is
+    steps: tuple[Step, ...]
+    in_the_way: tuple[LocalFailure, ...]
 
 
 class Production:
@@ -247,6 +261,39 @@ class Production:
                 raise
             return routes
 
+    async def foresee(
+        self,
+        entry: AuthorizedPeer,
+        endpoint: Endpoint | None,
+        rivals: Iterable[AuthorizedPeer] = (),
+    ) -> Prospect:
+        """Return what `prepare` and `commit` would do now, doing nothing. Raises LocalFailure."""
+        async with self._lock:
+            device, is_own = await self._carrier.foresee()
+            left = set(self._left.values())
+            kept = tuple(peer for peer in device.peers if peer.public_key not in left)
+            device = replace(device, peers=kept)
+            in_the_way = []
+            try:
+                check_claim(entry, device, self.peers, {rival.public_key for rival in rivals})
+            except LocalFailure as error:
+                in_the_way.append(error)
+            mark = self._carrier.mark_of(device)
+            with_it = (*kept, Peer(entry.public_key, endpoint))
+            committed = {**self._committed, entry.name: entry}
+            state = self._state(committed.values(), mark)
+            return Prospect(
+                device=device,
+                makes_interface=not self._carrier.present,
+                addresses=self._carrier.addresses,
+                fwmark=None if device.fwmark else mark,
+                mtu=await self._carrier.foresee_mtu(replace(device, peers=with_it))
+                if is_own
+                else None,
+                steps=tuple(self._shares.foresee("production", state)),
+                in_the_way=tuple(in_the_way),
+            )
+
     async def remove(self, entry: AuthorizedPeer, *, untold: bool = False) -> None:
         """Remove the peer, then its routes: not a packet leaves by another way meanwhile.
 
@@ -356,23 +403,16 @@ class Production:
 
     async def _apply(self) -> int:
         """Bring about the routes and rules of all committed connections; return the routes."""
-        state = self._state()
+        state = self._state(self._committed.values(), self.mark)
         await self._shares.put("production", state)
         return len(state.routes)
 
-    def _state(self) -> NetworkState:
+    def _state(self, committed: Iterable[AuthorizedPeer], mark: int) -> NetworkState:
+        """Return the routes and rules of these connections, with this mark of bearer packets."""
         allowed: set[IPNetwork] = set()
-        for entry in self._committed.values():
+        for entry in committed:
             allowed |= entry.allowed_ips
-        if not self._committed:
-            return NetworkState()
-        return production_state(
-            self.name,
-            self._config.table,
-            self.mark,
-            allowed,
-            self._config.throw,
-        )
+        return production_state(self.name, self._config.table, mark, allowed, self._config.throw)
 
     async def _tidy(self) -> None:
         """Take away what no connection needs any more, in its order.
@@ -399,7 +439,8 @@ class Production:
         self._left.clear()
 
     async def _reduce(self) -> None:
-        await self._shares.reduce("production", self._state())
+        state = self._state(self._committed.values(), self.mark)
+        await self._shares.reduce("production", state)
 
     async def _give_back(self) -> None:
         if not self.is_up:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from anubis.network.apply import Network
-from anubis.network.changes import Mended
+from anubis.network.changes import Mended, Step, steps
 from anubis.network.state import NetworkState
 from anubis.network.watch import Change
 
@@ -33,6 +33,10 @@ class Shares:
             if not self._held:
                 await self.network.apply(_whole(shares))
             self._shares = shares
+
+    def foresee(self, owner: str, share: NetworkState) -> list[Step]:
+        """Return the steps by which `put` would replace the share of an owner now."""
+        return steps(self.network.applied, _whole({**self._shares, owner: share}))
 
     async def reduce(self, owner: str, share: NetworkState) -> None:
         """Replace the share of an owner by a smaller one, and take away what that can be taken.

@@ -40,6 +40,7 @@ finally:
         ["up", "jacinth"],
         ["down", "jacinth"],
         ["switch", "jacinth"],
+        ["plan", "up", "jacinth"],
         ["up", "selen"],
         ["up", "--json"],
     ],
@@ -60,7 +61,9 @@ def test_nothing_heavy_is_imported(tmp_path: Path, arguments: list[str]) -> None
     modules = set(done.stderr.splitlines())
     assert "anubis.cli" in modules
     assert {each for each in modules if each in FORBIDDEN} == set()
-    assert ("anubis.client" in modules) == (arguments[0] in {"status", "up", "down", "switch"})
+    assert ("anubis.client" in modules) == (
+        arguments[0] in {"status", "up", "down", "switch", "plan"}
+    )
 
 
 def test_the_start_is_short() -> None:

@@ -391,6 +391,7 @@ class TestPermission:
             "connections/jacinth/up",
             "connections/jacinth/down",
             "connections/jacinth/switch",
+            "connections/jacinth/plan",
         ],
     )
     @pytest.mark.parametrize("groups", [[], [NOBODY], list(range(10_000, 10_300))])

@@ -118,6 +118,19 @@ class TestCalls:
         assert difference.ended == ("jacinth", "xena")
         assert daemon.operations.calls == [("foresee",)]
 
+    def test_a_plan(self, daemon: FakeDaemon) -> None:
+        """Steps in their order with their details, and what is in the way."""
+        plan = Client(daemon.path).plan("Selen")
+        assert [(step.do, step.kind) for step in plan.steps] == [
+            ("add", "peer"),
+            ("change", "mtu"),
+            ("add", "route"),
+        ]
+        assert plan.steps[1].detail == {"interface": "wg0", "mtu": 1420}
+        assert (plan.state, plan.lease_seconds) == ("down", 28800)
+        assert [each.hint for each in plan.in_the_way] == ["anubis switch selen"]
+        assert daemon.operations.calls == [("plan", "selen")]
+
     def test_mistakes_in_the_files_come_back_with_their_places(self, daemon: FakeDaemon) -> None:
         """What the daemon cannot read is raised here as if it had been read here."""
         problems = (

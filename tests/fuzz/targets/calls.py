@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from anubis.daemon.calls import Change, ReloadCall, StatusCall, parse_call
+from anubis.daemon.calls import Change, PlanCall, ReloadCall, StatusCall, parse_call
 from anubis.errors import BadRequest
 from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS
 
@@ -32,7 +32,7 @@ def run(data: bytes) -> None:
     words = [part.decode("utf-8", "surrogateescape") for part in (method, path, query)]
     try:
         call = parse_call(*words)
-        if isinstance(call, Change | ReloadCall):
+        if isinstance(call, Change | PlanCall | ReloadCall):
             call = call.with_body(body)
     except BadRequest as error:
         assert len(error.message) < 5000, "an error that repeats what it was sent"
@@ -48,6 +48,9 @@ def run(data: bytes) -> None:
         assert words[0] == "GET"
         return
     assert words[0] == "POST"
+    if isinstance(call, PlanCall):
+        assert not body or json.loads(body) == {}
+        return
     assert TIMEOUT_SECONDS[0] <= call.terms.timeout_seconds <= TIMEOUT_SECONDS[1]
     lease, pinned = call.terms.lease_seconds, call.terms.pinned
     assert lease is None or (type(lease) is int and LEASE_SECONDS[0] <= lease <= LEASE_SECONDS[1])

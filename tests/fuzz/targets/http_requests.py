@@ -23,7 +23,7 @@ from anubis.daemon.calls import Terms
 from anubis.daemon.http import Server
 from anubis.errors import ConfigError, Location, NoAnswer, Problem, UnknownConnection
 from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS, ConnectionStatus, Reloaded, Result
-from anubis.forecast import Difference
+from anubis.forecast import Difference, Plan
 from tests.fuzz.tools import Input
 
 RUNS = 6_000
@@ -76,6 +76,11 @@ class _Operations:
     async def foresee(self) -> Difference:
         """Tell that nothing would change."""
         return Difference(1)
+
+    async def plan(self, name: str) -> Plan:
+        """Tell that nothing would be done."""
+        _check_name(name)
+        return Plan(name, "down", 60)
 
 
 def _check_name(name: str) -> None:
