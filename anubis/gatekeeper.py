@@ -2,7 +2,8 @@
 
 Owns the table of connections, the policy of the authorized-peers file and the leases. Sans-IO:
 refuses to know WireGuard, routes, datagrams and clocks. `now` is seconds of a clock that neither
-jumps nor stops in suspend (CLOCK_BOOTTIME). A decision is carried out by others, who then say
+jumps nor stops in suspend (CLOCK_BOOTTIME), `at` seconds since 1970, for what people set by the
+calendar. A decision is carried out by others, who then say
 `opened` or `closed`; until they do, nothing has changed here.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import inf
 
 from anubis.errors import LocalFailure, UnknownConnection, nearest
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, overlaps
@@ -31,6 +33,7 @@ __all__ = [
     "retry_seconds",
 ]
 
+_LONGEST = 2**31  # seconds; longer than any lease
 RETRY_SECONDS = 15.0  # between renewals that found no answer; an eighth of a short lease
 SHORTEST_RETRY = 1.0  # seconds
 
@@ -145,13 +148,13 @@ class Gatekeeper:
 
     # What others ask of us
 
-    def judge(self, name: str, verb: Verb, lease: int | None, now: float) -> Decision:
+    def judge(self, name: str, verb: Verb, lease: int | None, now: float, at: float) -> Decision:
         """Decide on an authentic, fresh request of the peer called `name`, about itself."""
         peer = self.peer(name)
         connection = self._connections.get(name)
         match verb:
             case Verb.UP:
-                return self._judge_up(peer, connection, lease, now)
+                return self._judge_up(peer, connection, lease, now, at)
             case Verb.DOWN if "down" not in peer.may:
                 return _not_permitted(verb)
             case Verb.DOWN:
@@ -161,7 +164,7 @@ class Gatekeeper:
                 reason = self.ended.get(name) or "the connection is not up here"
                 return Refuse(Result.NO_CONNECTION, reason)
             case Verb.RENEW:
-                return self._judge_up(peer, connection, lease, now, renewal=True)
+                return self._judge_up(peer, connection, lease, now, at, renewal=True)
             case Verb.STATUS if "status" not in peer.may:
                 return _not_permitted(verb)
             case Verb.STATUS:
@@ -177,16 +180,21 @@ class Gatekeeper:
         connection: Connection | None,
         lease: int | None,
         now: float,
+        at: float,
         *,
         renewal: bool = False,
     ) -> Decision:
-        if "up" not in peer.may and not (connection and connection.role is Role.INITIATOR):
+        is_ours = connection is not None and connection.role is Role.INITIATOR
+        left = inf if is_ours else peer.seconds_left(at)
+        if "up" not in peer.may and not is_ours:
             return _not_permitted(Verb.UP)
+        if left < 1:
+            return Refuse(Result.NOT_PERMITTED, "not at this time, says the administrator")
         holder = self.holder(peer)
         if holder is not None:
             # The peer must not learn from us who else is authorized.
             return Refuse(Result.CONFLICT, "its AllowedIPs are in use by another connection here")
-        granted = self.grant(peer, lease)
+        granted = min(self.grant(peer, lease), int(min(left, _LONGEST)))
         if connection is None:
             return Open(peer, granted)
         if connection.role is Role.RESPONDER:
@@ -269,6 +277,13 @@ class Gatekeeper:
             expires=now + lease,
             renew_at=_renew_at(old.role, lease, now, jitter),
         )
+
+    def curtail(self, name: str, now: float, at: float) -> None:
+        """Have what was granted end no later than the entry says by now."""
+        old = self._connections.get(name)
+        if old is not None and old.role is Role.RESPONDER:
+            ends = min(old.expires, now + self.peer(name).seconds_left(at))
+            self._connections[name] = replace(old, expires=ends)
 
     def postpone(self, name: str, now: float) -> None:
         """Note that a renewal found no answer: try again soon."""

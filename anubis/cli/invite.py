@@ -62,7 +62,7 @@ def command(config_path: Path, **options: Any) -> None:
     from anubis.files.invitation import invitation_text
     from anubis.files.phone import compact
     from anubis.files.proofs import code
-    from anubis.files.reservation import format_time
+    from anubis.files.times import format_time
 
     forms, given = forms_of(options), given_host(options)
     host = load(config_path)
@@ -107,6 +107,6 @@ def _reservation(host: HostFiles, options: Mapping[str, Any]) -> Reservation:
         name=name,
         allowed_ips=networks,
         number=secrets.token_hex(8),
-        expires=datetime.now(UTC) + timedelta(seconds=options["expires"]),
+        expires=(datetime.now(UTC) + timedelta(seconds=options["expires"])).replace(second=0),
         location=Location(host.config.authorized_peers_path),
     )

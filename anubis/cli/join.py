@@ -49,8 +49,8 @@ def command(file: Path, config_dir: Path) -> None:
     from anubis.files.invitation import answer_text, parse_invitation
     from anubis.files.peer_checks import OwnKeys
     from anubis.files.proofs import proof
-    from anubis.files.reservation import format_time
     from anubis.files.setup_host import make_keys, write_configuration
+    from anubis.files.times import format_time
 
     invited = parse_invitation(*received(file))
     gateway = invited.gateway

@@ -11,7 +11,8 @@ from anubis.durations import format_duration
 from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.files.config import Production
 from anubis.files.peer_editor import Entry
-from anubis.files.reservation import Reservation, format_time
+from anubis.files.reservation import Reservation
+from anubis.files.times import format_time
 from anubis.wireguard.types import IPNetwork
 
 __all__ = ["entry_facts", "summary", "table"]
@@ -22,6 +23,8 @@ def summary(entry: Entry) -> str:
     text = ", ".join(map(str, _ordered(entry.allowed_ips)))
     if isinstance(entry, Reservation):
         return f"{text}  invited until {format_time(entry.expires)}"
+    if entry.expires is not None:
+        text += f"  until {format_time(entry.expires)}"
     return text if entry.enabled else f"{text}  disabled"
 
 
@@ -49,6 +52,8 @@ def entry_facts(entry: Entry, production: Production) -> dict[str, object]:
         "idle_timeout": idle,
         "may": sorted(entry.may),
         "group": entry.group,
+        "hours": None if entry.hours is None else str(entry.hours),
+        "expires": None if entry.expires is None else format_time(entry.expires),
         "one_shot": entry.one_shot,
         **place,
     }
@@ -82,6 +87,8 @@ def _rows(peer: AuthorizedPeer, production: Production) -> dict[str, str]:
         + (of_host if peer.idle_timeout is None else ""),
         "May": ", ".join(sorted(peer.may)) or "none",
         "Group": peer.group or "none",
+        "Hours": str(peer.hours or "always"),
+        "Expires": "never" if peer.expires is None else format_time(peer.expires),
         "OneShot": _yes(peer.one_shot),
         "stands in": str(peer.location),
     }

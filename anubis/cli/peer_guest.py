@@ -19,7 +19,7 @@ def admit(config_path: Path, name: str | None, file: Path) -> None:
     """Authorize whoever answered an invitation. Raises BadRequest if it is no answer to one."""
     from anubis.files.invitation import parse_answer
     from anubis.files.proofs import code, is_proven
-    from anubis.files.reservation import format_time
+    from anubis.files.times import format_time
 
     answer = parse_answer(*received(file))
     host = load(config_path)

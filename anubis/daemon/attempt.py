@@ -201,7 +201,7 @@ class Attempt:
         peer = await self.parts.production.peer(self.peer)
         if peer is None:
             return False
-        age = self.parts.clock.unix_ns() / 1e9 - peer.last_handshake
+        age = self.parts.clock.unix() - peer.last_handshake
         if not 0 <= age < HANDSHAKE_FRESH:  # a clock that was set back knows no age
             return False
         self._report_handshake(peer)

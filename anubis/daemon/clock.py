@@ -23,3 +23,7 @@ class Clock:
 
     boot: Callable[[], float] = _boot
     unix_ns: Callable[[], int] = time.time_ns
+
+    def unix(self) -> float:
+        """Return the seconds since 1970."""
+        return self.unix_ns() / 1e9

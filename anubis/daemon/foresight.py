@@ -22,9 +22,13 @@ from anubis.wireguard.types import Device, IPNetwork, Peer
 __all__ = ["foreseen", "reason_to_end", "would_end"]
 
 
-def reason_to_end(connection: Connection, entry: AuthorizedPeer) -> Reason | None:
-    """Return why a connection cannot stay if its entry says this; None if it can."""
-    if connection.role is Role.RESPONDER and "up" not in entry.may:
+def reason_to_end(connection: Connection, entry: AuthorizedPeer, at: float) -> Reason | None:
+    """Return why a connection cannot stay if its entry says this; None if it can.
+
+    `at` is now, in seconds since 1970.
+    """
+    is_permitted = "up" in entry.may and entry.seconds_left(at) >= 1
+    if connection.role is Role.RESPONDER and not is_permitted:
         return Reason.NOT_PERMITTED
     return None
 
@@ -34,6 +38,7 @@ def would_end(
     connections: Mapping[str, Connection],
     device: Device,
     ours: Mapping[str, PublicKey],
+    at: float,
 ) -> tuple[AuthorizedPeer, ...]:
     """Return the entries whose connections a reload would cut off.
 
@@ -44,8 +49,8 @@ def would_end(
     gone = {peer.public_key for peer in ended}
     on_it = {peer.public_key: peer for peer in device.peers if peer.public_key not in gone}
     up = [both for both in revision.changed if both[1].name in connections]
-    stay = [(o, n) for o, n in up if reason_to_end(connections[n.name], n) is None]
-    ended += [new for _, new in up if reason_to_end(connections[new.name], new) is not None]
+    stay = [(o, n) for o, n in up if reason_to_end(connections[n.name], n, at) is None]
+    ended += [new for _, new in up if reason_to_end(connections[new.name], new, at) is not None]
     for peer in ended:
         on_it.pop(peer.public_key, None)
     # As the reload does it: first all give up what they no longer have.

@@ -68,6 +68,6 @@ class Idle:
         seen = {n: device.peer(entry.public_key) for n, entry in entries.items() if n in timeouts}
         peers = {name: peer for name, peer in seen.items() if peer is not None}
         now = asyncio.get_running_loop().time()
-        self._idleness.look(peers, now, self._parts.clock.unix_ns() / 1e9)
+        self._idleness.look(peers, now, self._parts.clock.unix())
         idle = [n for n in peers if self._idleness.idle_seconds(n, now) >= timeouts[n]]
         await asyncio.gather(*(self._end(entries[name], Reason.IDLE) for name in idle))

@@ -288,7 +288,7 @@ class DaemonOperations:
             )
         age = None
         if peer is not None and peer.last_handshake:
-            age = max(0.0, self._clock.unix_ns() / 1e9 - peer.last_handshake)
+            age = max(0.0, self._clock.unix() - peer.last_handshake)
         since = datetime.fromtimestamp(int(connection.since), UTC).isoformat()
         return ConnectionStatus(
             name=entry.name,

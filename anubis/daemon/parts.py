@@ -110,7 +110,7 @@ class Parts:
             role,
             lease,
             self.clock.boot(),
-            since=self.clock.unix_ns() / 1e9,
+            since=self.clock.unix(),
             jitter=self.jitter(),
         )
         if is_new:

@@ -129,7 +129,8 @@ def _in_the_network(prospect: Prospect) -> Iterator[PlannedStep]:
 def _in_order(steps: Iterable[Step]) -> Iterator[Step]:
     """Put routes that follow one another into an order for readers; the network needs none."""
     for (_, is_route), group in groupby(steps, lambda step: (bool(step.added), _has_route(step))):
-        yield from sorted(group, key=_network) if is_route else group
+        alike = list(group)
+        yield from sorted(alike, key=_network) if is_route else alike
 
 
 def _has_route(step: Step) -> bool:

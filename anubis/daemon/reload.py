@@ -5,7 +5,8 @@ anybody is told; a connection whose entry changed gets what it says now; the oth
 One mistake in the file, and all stays as it is. Refuses to know when it is time (`main`, `api`,
 `edits`).
 
-`anubis.conf` and the keys are read at a start only; that they differ is said.
+`anubis.conf` and the keys are read at a start only; that they differ is said. An entry that expires
+is gone as if it were removed then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 
 from anubis.daemon.aside import Aside
 from anubis.daemon.foresight import foreseen, reason_to_end, would_end
@@ -30,6 +32,7 @@ from anubis.wireguard.types import Device
 
 __all__ = ["Reload"]
 
+_LOOK_SECONDS = 60.0  # between looks at the calendar: somebody may set the clock
 _RESTART = "systemctl restart anubis takes that up, and cuts no connection"
 
 
@@ -48,12 +51,14 @@ class Reload:
         on_peers: Callable[[AuthorizedPeers], None],
     ) -> None:
         self._host = host
+        self._latest = host  # as read last, and found right
         self._parts = parts
         self._read = read
         self._on_peers = on_peers
         self._reading: Aside[HostFiles] = Aside("reload")  # one at a time
         self._lock = asyncio.Lock()
-        self._wanted = asyncio.Event()
+        self._wanted = False
+        self._stirred = asyncio.Event()  # it is wanted, or something else will expire next
         self._asked = False  # by somebody who waits for what the log says
         self._mistakes: tuple[Problem, ...] = ()  # of the last reading, as they were told
         self._farewells: set[asyncio.Task[None]] = set()
@@ -61,24 +66,43 @@ class Reload:
     def want(self) -> None:
         """Have it done soon: a signal has come."""
         self._asked = True
-        self._wanted.set()
+        self.notice()
 
     def notice(self) -> None:
         """Have it done soon: a file was changed. What is as it was is not told again."""
-        self._wanted.set()
+        self._wanted = True
+        self._stirred.set()
 
     async def run(self) -> None:
         """Serve until cancelled; what is wrong with a file is in the log."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            asked, self._asked = self._asked, False
+            await self._sleep()
             try:
-                await self._now(asked=asked)
+                if self._wanted:
+                    asked, self._wanted, self._asked = self._asked, False, False
+                    await self._now(asked=asked)
+                else:
+                    await self._expire()
             except ConfigError:
                 pass  # each problem was logged
             except AnubisError as error:
                 event(logging.ERROR, "reload_failed", reason=error.message)
+
+    async def _sleep(self) -> None:
+        """Sleep until a reload is wanted, or an entry may have expired."""
+        left = self._latest.entries.next_expiry(self._latest.at) - self._parts.clock.unix()
+        pause = None if left == inf else max(0.0, min(left, _LOOK_SECONDS))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._stirred.wait()
+        self._stirred.clear()
+
+    async def _expire(self) -> None:
+        """Cut off those whose entries have expired; no file is read for that."""
+        async with self._lock:
+            host, at = self._latest, self._parts.clock.unix()
+            if host.entries.next_expiry(host.at) <= at:
+                await self._carry_out(replace(host, at=at), asked=False)
 
     async def now(self) -> Reloaded:
         """Read the file and carry out what it changes; return when all who had to be are cut off.
@@ -100,12 +124,18 @@ class Reload:
                 raise
             asked |= bool(self._mistakes)  # whoever read of them wants to know that they are gone
             self._mistakes = ()
-            work = asyncio.create_task(self._bring_about(host, asked=asked))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait({work})
-                raise
+            return await self._carry_out(host, asked=asked)
+
+    async def _carry_out(self, host: HostFiles, *, asked: bool) -> Reloaded:
+        """Have this in force, also when cancelled."""
+        self._latest = host
+        self._stirred.set()
+        work = asyncio.create_task(self._bring_about(host, asked=asked))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            raise
 
     async def foresee(self) -> Difference:
         """Read the file and tell what `now` would do, doing nothing. Raises ConfigError."""
@@ -117,7 +147,8 @@ class Reload:
                 device = await production.device()
             revision = revise(gatekeeper.peers, host.peers)
             connections = {connection.name: connection for connection in gatekeeper}
-            ended = would_end(revision, connections, device, production.peers)
+            at = self._parts.clock.unix()
+            ended = would_end(revision, connections, device, production.peers, at)
             return foreseen(revision, ended, len(host.peers), self._other_files(host))
 
     def see_off(self, peers: Iterable[AuthorizedPeer]) -> None:
@@ -189,8 +220,10 @@ class Reload:
         connection = gatekeeper.connection(peer.name)
         if connection is None:
             return None  # it ended by itself
-        if (reason := reason_to_end(connection, peer)) is not None:
+        now, at = self._parts.clock.boot(), self._parts.clock.unix()
+        if (reason := reason_to_end(connection, peer, at)) is not None:
             return reason
+        gatekeeper.curtail(peer.name, now, at)
         try:
             gatekeeper.check_free(peer)
             await production.commit(peer, None)

@@ -180,7 +180,7 @@ class Road:
         return (await self._interface.device()).peer(self._peer.control_public_key)
 
     def _is_live(self, seen: Peer) -> bool:
-        return self._clock.unix_ns() / 1e9 - seen.last_handshake < SESSION_SECONDS
+        return self._clock.unix() - seen.last_handshake < SESSION_SECONDS
 
 
 def resident(peer: AuthorizedPeer, *, endpoint: Endpoint | None = None) -> PeerChange:

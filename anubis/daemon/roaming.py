@@ -111,7 +111,7 @@ class Roaming:
         await self._parts.production.nudge(entries)
 
     def _is_live(self, peer: Peer) -> bool:
-        return self._parts.clock.unix_ns() / 1e9 - peer.last_handshake < LIVE_SECONDS
+        return self._parts.clock.unix() - peer.last_handshake < LIVE_SECONDS
 
     async def _look(self) -> None:
         """Have those asked that do not answer what is sent to them."""

@@ -107,7 +107,8 @@ class Serving:
         self, name: str, verb: Verb, lease: int | None = None, reason: str = ""
     ) -> Outcome:
         """Do what the gatekeeper decides, in the peer's turn. Raises AnubisError."""
-        decision = self._gatekeeper.judge(name, verb, lease, self._clock.boot())
+        now, at = self._clock.boot(), self._clock.unix()
+        decision = self._gatekeeper.judge(name, verb, lease, now, at)
         match decision:
             case Refuse(result, why):
                 self.log(
@@ -135,7 +136,7 @@ class Serving:
             await self._production.commit(peer, None)
             await self._parts.begin(peer, Role.RESPONDER, lease)
             if peer.name in self._gatekeeper.bare:
-                await self._production.reunite(peer, self._clock.unix_ns() / 1e9)
+                await self._production.reunite(peer, self._clock.unix())
         except BaseException:
             await asyncio.shield(asyncio.create_task(self._parts.end(peer, Reason.UNDONE)))
             raise
@@ -169,7 +170,7 @@ class Serving:
         except LocalFailure as error:  # what was done is done; the answer can do without
             self.log(logging.WARNING, "not_read", name, reason=error.message)
             peer = None
-        now = self._clock.unix_ns() / 1e9
+        now = self._clock.unix()
         shook = peer.last_handshake if peer else 0
         return Seen(
             up_for=max(0, int(now - connection.since)),

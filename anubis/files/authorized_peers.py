@@ -7,9 +7,11 @@ The administrator owns the files: nothing here writes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from math import inf
 from pathlib import Path
 
 from anubis.addresses import CONTROL_PREFIX, LINK_LOCAL_PREFIX, control_addresses
@@ -76,12 +78,19 @@ class AuthorizedPeers:
         """Return the names in the order of the file."""
         return tuple(self._by_name)
 
-    def enabled(self) -> AuthorizedPeers:
-        """Return those who are authorized: no entry that says `Enabled = no`, no invitation."""
-        entries = [entry for entry in self._entries if entry.enabled]
+    def in_force(self, at: float) -> AuthorizedPeers:
+        """Return those who are authorized, at a time in seconds since 1970.
+
+        That is no entry that says `Enabled = no` or has expired, and no invitation.
+        """
+        entries = [each for each in self._entries if each.enabled and at < _end(each)]
         if len(entries) == len(self) and not self.reserved:
             return self  # a million entries need not be twice in memory
         return AuthorizedPeers(entries, derive=self._derive)
+
+    def next_expiry(self, at: float) -> float:
+        """Return when the next entry expires after a time, in seconds since 1970; or infinity."""
+        return min((end for each in self._entries if (end := _end(each)) > at), default=inf)
 
     def networks(self) -> Iterator[IPNetwork]:
         """Yield everything that is somebody's: of every entry and every invitation."""
@@ -116,27 +125,32 @@ class AuthorizedPeers:
 class HostFiles:
     """Everything that the administrator of a host wrote, read and found right together.
 
-    `peers` are those who are authorized; `entries` has what the files hold besides.
+    `peers` are those who are authorized at the time `at`, in seconds since 1970; `entries` has what
+    the files hold besides.
     """
 
     config: Config
     entries: AuthorizedPeers
     production_key: PrivateKey
     control_key: PrivateKey
+    at: float
     peers: AuthorizedPeers = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "peers", self.entries.enabled())
+        object.__setattr__(self, "peers", self.entries.in_force(self.at))
 
     def own_keys(self) -> OwnKeys:
         """Return this host's public keys."""
         return OwnKeys(self.production_key.public_key(), self.control_key.public_key())
 
 
-def load_host(path: Path, credentials: Path | None = None) -> HostFiles:
+def load_host(
+    path: Path, credentials: Path | None = None, clock: Callable[[], float] = time.time
+) -> HostFiles:
     """Read `anubis.conf`, the authorized peers and both key files.
 
-    `credentials` is the directory of what systemd hands to its service. Raises ConfigError with
+    `credentials` is the directory of what systemd hands to its service; `clock` tells the seconds
+    since 1970. Raises ConfigError with
     the problems of all of them.
     """
     config, problems = examine_config(path)
@@ -159,7 +173,11 @@ def load_host(path: Path, credentials: Path | None = None) -> HostFiles:
     peers = _peers_or_none(config, own, problems)
     if problems:
         raise ConfigError(problems)
-    return HostFiles(config, peers, *keys)
+    return HostFiles(config, peers, keys[0], keys[1], clock())
+
+
+def _end(entry: AuthorizedPeer) -> float:
+    return inf if entry.expires is None else entry.expires.timestamp()
 
 
 def load_configuration(path: Path, *, own: OwnKeys | None = None) -> tuple[Config, AuthorizedPeers]:

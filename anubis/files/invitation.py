@@ -20,7 +20,8 @@ from anubis.files.introduction import Introduction
 from anubis.files.peer_checks import OwnKeys
 from anubis.files.peer_stanza import AuthorizedPeer, parse_stanza
 from anubis.files.proofs import secret
-from anubis.files.reservation import Reservation, format_time, time
+from anubis.files.reservation import Reservation
+from anubis.files.times import format_time, time
 from anubis.wireguard.types import IPNetwork
 
 __all__ = [

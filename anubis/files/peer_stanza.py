@@ -7,6 +7,8 @@ between entries is in `peer_checks`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
 from typing import Literal
 
 from anubis.addresses import ControlAddresses, control_addresses
@@ -16,6 +18,7 @@ from anubis.files.config import CONTROL_PORT
 from anubis.files.endpoints import NamedEndpoint, endpoint
 from anubis.files.ini import Grammar, Key, Section, SectionGrammar
 from anubis.files.reservation import SECTION as INVITATION_SECTION
+from anubis.files.times import Hours, expiry, stretch
 from anubis.wireguard.keys import PresharedKey, PublicKey
 from anubis.wireguard.types import IPNetwork
 
@@ -40,6 +43,8 @@ GRAMMAR = Grammar(
                 Key("MaxLease"),
                 Key("IdleTimeout"),
                 Key("May", is_list=True),
+                Key("Hours", is_list=True),
+                Key("Expires"),
                 Key("OneShot"),
                 Key("Group"),
                 Key("Enabled"),
@@ -85,9 +90,21 @@ class AuthorizedPeer:
     max_lease_seconds: int | None = None
     idle_timeout: int | None = None  # seconds; 0 is for ever
     may: frozenset[Permission] = _EVERY_VERB
+    hours: Hours | None = None  # when it may ask for `up`; None: always
+    expires: datetime | None = None  # UTC; from then on as if it were not there
     one_shot: bool = False  # may ask by web
     group: str | None = None
     enabled: bool = True  # to the daemon, one that is not is not there
+
+    def seconds_left(self, at: float) -> float:
+        """Return for how long it may still have what it asks for, at a time since 1970.
+
+        0 outside its hours; infinite if nothing ends it.
+        """
+        left = inf if self.expires is None else max(0.0, self.expires.timestamp() - at)
+        if self.hours is not None:
+            left = min(left, self.hours.seconds_left(datetime.fromtimestamp(at)))  # noqa: DTZ006
+        return left
 
     @property
     def control(self) -> ControlAddresses:
@@ -109,6 +126,8 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
     lease, max_lease = (section.one(key, fields.duration, None) for key in ("Lease", "MaxLease"))
     idle_timeout = section.one("IdleTimeout", fields.idle_timeout, None)
     may = _may(section, networks)
+    stretches = tuple(section.many("Hours", stretch))
+    expires = section.one("Expires", expiry, None)
     one_shot = section.one("OneShot", fields.yes_or_no, default=False)
     group = section.one("Group", fields.name, None)
     enabled = section.one("Enabled", fields.yes_or_no, default=True)
@@ -128,6 +147,8 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         max_lease_seconds=max_lease,
         idle_timeout=idle_timeout,
         may=may,
+        hours=Hours(stretches) if stretches else None,
+        expires=expires,
         one_shot=one_shot,
         group=group,
         enabled=enabled,

@@ -1,22 +1,23 @@
 """One `[Invitation]` section of the authorized-peers file: a name and addresses kept for somebody.
 
 Who was invited is not authorized yet: the daemon passes over it. An answer to the invitation makes
-an entry of it, and so there is no second answer. Owns its keys and the form of its time; refuses to
-know what an invitation looks like that travels (`invitation`).
+an entry of it, and so there is no second answer. Owns its keys; refuses to know what an invitation
+looks like that travels (`invitation`).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from anubis.errors import Location
 from anubis.files import fields
 from anubis.files.ini import BadValue, Key, Section, SectionGrammar, squeeze
+from anubis.files.times import time
 from anubis.wireguard.types import IPNetwork
 
-__all__ = ["SECTION", "Reservation", "format_time", "number", "parse_reservation", "time"]
+__all__ = ["SECTION", "Reservation", "number", "parse_reservation"]
 
 SECTION = SectionGrammar(
     "Invitation",
@@ -24,8 +25,6 @@ SECTION = SectionGrammar(
     repeatable=True,
 )
 _NUMBER = re.compile(r"[0-9a-f]{16}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}Z")
-_TIME_FORM = "%Y-%m-%dT%H:%MZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +68,3 @@ def number(text: str) -> str:
     if not _NUMBER.fullmatch(text):
         raise BadValue("not the number of an invitation", "16 hexadecimal digits")
     return text
-
-
-def time(text: str) -> datetime:
-    """Parse a time of UTC, to the minute."""
-    text = squeeze(text).upper()
-    try:
-        if _TIME.fullmatch(text):
-            return datetime.strptime(text, _TIME_FORM).replace(tzinfo=UTC)
-    except ValueError:
-        pass  # a 30th of February
-    raise BadValue("not a time", "UTC, like 2027-01-31T18:00Z")
-
-
-def format_time(moment: datetime) -> str:
-    """Write a time of UTC, to the minute."""
-    return moment.astimezone(UTC).strftime(_TIME_FORM)

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,6 +21,7 @@ from anubis.events import Reloaded
 from anubis.forecast import Difference
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
+from anubis.lab.slowness import stretched
 from tests.lab.steps import (
     ANUBIS_CONF,
     AUTHORIZED_PEERS,
@@ -35,6 +37,7 @@ from tests.lab.steps import (
     end_all,
     left_over,
     page,
+    seen,
     stanza_key,
     states,
     transaction,
@@ -112,6 +115,30 @@ def test_a_removed_peer_is_cut_off_within_a_second_and_told(
         assert left_over(lab, before, "xena") == []
         anubis(lab, "xena", "up", "jacinth", "--timeout", "1s", status=3)
         assert "dropped peer=xena" not in lab.daemon("jacinth").log[-2000:]
+    anubis(lab, "xena", "up", "jacinth")
+
+
+def test_who_expires_is_cut_off_within_a_second_and_told(lab: Lab, before: dict[str, str]) -> None:
+    """As if it were removed in that moment, without any reload; who does not expire stays."""
+    keys = {stanza_key(lab, "jacinth", "xena", k) for k in ("PublicKey", "ControlPublicKey")}
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=stretched(6))
+    expires = f"Name = xena\nExpires = {end:%Y-%m-%dT%H:%M:%SZ}\n"
+    with edited(lab, Edit("jacinth", AUTHORIZED_PEERS, "Name = xena\n", expires)):
+        anubis(lab, "jacinth", "reload")
+        anubis(lab, "xena", "up", "jacinth")
+        assert 0 < (seen(lab).lease_seconds_left or 0) <= stretched(6)
+        left = (end - datetime.now(UTC)).total_seconds()
+        assert left > 0, "the test was too slow"
+        assert all(key in peers(lab, "jacinth") for key in keys)
+        wait_until(
+            lambda: not any(key in peers(lab, "jacinth") for key in keys),
+            left + CUT_SECONDS,
+            "neither interface of jacinth has a peer xena",
+        )
+        assert datetime.now(UTC) >= end
+        wait_until(lambda: not is_up(lab, "xena", "jacinth"), 2, "xena was told")
+        assert left_over(lab, before, "xena") == []
+        anubis(lab, "xena", "up", "jacinth", "--timeout", "1s", status=3)
     anubis(lab, "xena", "up", "jacinth")
 
 

@@ -20,7 +20,7 @@ from anubis.files.authorized_peers import load_host
 from anubis.files.invitation import parse_answer, parse_invitation
 from anubis.files.peer_checks import OwnKeys
 from anubis.files.proofs import code, proof
-from anubis.files.reservation import format_time
+from anubis.files.times import format_time
 from anubis.wireguard.keys import PrivateKey
 from tests.unit.test_cli_phone import decoded, without_comments
 

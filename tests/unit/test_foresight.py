@@ -35,7 +35,7 @@ def difference(
     device = Device("wg0", None, 0, 0, peers)
     now = tuple(now)
     revision = revise(AuthorizedPeers(before), AuthorizedPeers(now))
-    ended = would_end(revision, connections, device, ours)
+    ended = would_end(revision, connections, device, ours, 1.8e9)
     return foreseen(revision, ended, len(now), ())
 
 

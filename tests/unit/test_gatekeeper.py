@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from anubis.errors import LocalFailure, Location, UnknownConnection
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 from anubis.files.config import Production
+from anubis.files.times import Hours, stretch
 from anubis.gatekeeper import Close, Due, Gatekeeper, Keep, Open, Refuse, Role
 from anubis.protocol.wire import Result, Verb
 from anubis.wireguard.keys import PublicKey
 
 HOUR = 3600
 NOW = 1000.0
+AT = 1.8e9  # seconds since 1970
 
 
 def entry(name: str, allowed: str, **more: object) -> AuthorizedPeer:
@@ -65,13 +68,13 @@ def test_an_unknown_name_names_the_nearest() -> None:
 
 def test_up_installs_the_peer_for_the_lease_it_wants() -> None:
     """A permitted up of a connection that is down opens it."""
-    assert gatekeeper(XENA).judge("xena", Verb.UP, HOUR, NOW) == Open(XENA, HOUR)
+    assert gatekeeper(XENA).judge("xena", Verb.UP, HOUR, NOW, AT) == Open(XENA, HOUR)
 
 
 def test_a_decision_changes_nothing_until_it_is_carried_out() -> None:
     """Judging alone opens nothing."""
     keeper = gatekeeper(XENA)
-    keeper.judge("xena", Verb.UP, HOUR, NOW)
+    keeper.judge("xena", Verb.UP, HOUR, NOW, AT)
     assert keeper.connection("xena") is None
     assert keeper.next_due() == float("inf")
 
@@ -83,7 +86,7 @@ def test_a_decision_changes_nothing_until_it_is_carried_out() -> None:
 def test_a_lease_is_capped(own_cap: int | None, wanted: int | None, granted: int) -> None:
     """Nobody gets more than the entry's cap, else the host's; without a wish, the default."""
     peer = entry("xena", "10.66.0.10/32", max_lease_seconds=own_cap)
-    decision = gatekeeper(peer).judge("xena", Verb.UP, wanted, NOW)
+    decision = gatekeeper(peer).judge("xena", Verb.UP, wanted, NOW, AT)
     assert decision == Open(peer, granted)
 
 
@@ -92,27 +95,61 @@ def test_may_is_obeyed(verb: Verb) -> None:
     """What May does not name is refused, also while the connection is up."""
     keeper = gatekeeper(entry("xena", "10.66.0.10/32", may=frozenset()))
     bring_up(keeper, "xena", Role.RESPONDER)
-    decision = keeper.judge("xena", verb, None, NOW)
+    decision = keeper.judge("xena", verb, None, NOW, AT)
     assert isinstance(decision, Refuse)
     assert decision.result is Result.NOT_PERMITTED
+
+
+WEDNESDAY = datetime(2026, 11, 25, 12).timestamp()  # noqa: DTZ001  noon, local time
+OFFICE = Hours((stretch("Mon-Fri 08:00-18:00"),))
+
+
+def test_hours_are_obeyed() -> None:
+    """Outside of them there is no `up` and no renewal; within, no lease is longer than they are."""
+    peer = entry("xena", "10.66.0.10/32", hours=OFFICE)
+    keeper = gatekeeper(peer)
+    night = WEDNESDAY + 7 * HOUR
+    for verb in (Verb.UP, Verb.STATUS, Verb.DOWN):
+        refused = isinstance(keeper.judge("xena", verb, None, NOW, night), Refuse)
+        assert refused == (verb is Verb.UP)
+    assert keeper.judge("xena", Verb.UP, None, NOW, WEDNESDAY) == Open(peer, 6 * HOUR)
+    assert keeper.judge("xena", Verb.UP, HOUR, NOW, WEDNESDAY) == Open(peer, HOUR)
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert isinstance(keeper.judge("xena", Verb.RENEW, None, NOW, night), Refuse)
+
+
+def test_no_lease_outlives_its_entry() -> None:
+    """What is granted ends when the entry expires."""
+    peer = entry("xena", "10.66.0.10/32", expires=datetime.fromtimestamp(AT + 90, UTC))
+    assert gatekeeper(peer).judge("xena", Verb.UP, HOUR, NOW, AT) == Open(peer, 90)
+
+
+def test_what_is_up_is_curtailed_by_other_hours() -> None:
+    """What was granted ends with them; what this host asked for is another's to grant."""
+    keeper = gatekeeper(entry("xena", "10.66.0.10/32", hours=OFFICE))
+    for role, ends in ((Role.RESPONDER, NOW + 6 * HOUR), (Role.INITIATOR, NOW + 8 * HOUR)):
+        keeper.opened("xena", role, 8 * HOUR, NOW, since=0.0)
+        keeper.curtail("xena", NOW, WEDNESDAY)
+        assert [connection.expires for connection in keeper] == [ends]
+        keeper.closed("xena")
 
 
 def test_up_when_up_is_unchanged_and_renews() -> None:
     """A repeated up installs nothing and extends the lease."""
     keeper = gatekeeper(XENA)
     bring_up(keeper, "xena", Role.RESPONDER)
-    assert keeper.judge("xena", Verb.UP, HOUR, NOW + 1800) == Keep(XENA, Result.UNCHANGED)
+    assert keeper.judge("xena", Verb.UP, HOUR, NOW + 1800, AT) == Keep(XENA, Result.UNCHANGED)
     assert keeper.next_due() == NOW + 1800 + HOUR
 
 
 def test_renew_needs_a_connection() -> None:
     """Renewing what is down is refused, so that the initiator learns of it."""
     keeper = gatekeeper(XENA)
-    decision = keeper.judge("xena", Verb.RENEW, HOUR, NOW)
+    decision = keeper.judge("xena", Verb.RENEW, HOUR, NOW, AT)
     assert isinstance(decision, Refuse)
     assert decision.result is Result.NO_CONNECTION
     bring_up(keeper, "xena", Role.RESPONDER)
-    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW + 10) == Keep(XENA, Result.DONE)
+    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW + 10, AT) == Keep(XENA, Result.DONE)
     assert keeper.next_due() == NOW + 10 + HOUR
 
 
@@ -120,29 +157,29 @@ def test_renewal_ends_when_up_is_no_longer_permitted() -> None:
     """A peer that may not ask for up cannot keep a connection alive for ever either."""
     keeper = gatekeeper(entry("xena", "10.66.0.10/32", may=frozenset({"down"})))
     bring_up(keeper, "xena", Role.RESPONDER)
-    assert isinstance(keeper.judge("xena", Verb.RENEW, HOUR, NOW), Refuse)
+    assert isinstance(keeper.judge("xena", Verb.RENEW, HOUR, NOW, AT), Refuse)
 
 
 def test_down_closes_and_is_idempotent() -> None:
     """Down closes what is up; of what is down it changes nothing."""
     keeper = gatekeeper(XENA)
-    assert keeper.judge("xena", Verb.DOWN, None, NOW) == Keep(XENA, Result.UNCHANGED)
+    assert keeper.judge("xena", Verb.DOWN, None, NOW, AT) == Keep(XENA, Result.UNCHANGED)
     bring_up(keeper, "xena", Role.RESPONDER)
-    assert keeper.judge("xena", Verb.DOWN, None, NOW) == Close(XENA)
+    assert keeper.judge("xena", Verb.DOWN, None, NOW, AT) == Close(XENA)
 
 
 def test_gone_needs_no_permission() -> None:
     """Who tells that it is gone is believed, whatever May says."""
     keeper = gatekeeper(entry("xena", "10.66.0.10/32", may=frozenset()))
     bring_up(keeper, "xena", Role.INITIATOR)
-    assert isinstance(keeper.judge("xena", Verb.GONE, None, NOW), Close)
+    assert isinstance(keeper.judge("xena", Verb.GONE, None, NOW, AT), Close)
 
 
 def test_allowed_ips_in_use_are_refused_without_telling_whose() -> None:
     """The same network twice is a conflict; the peer does not learn who else is authorized."""
     keeper = gatekeeper(JACINTH, SURYA)
     bring_up(keeper, "jacinth", Role.RESPONDER)
-    decision = keeper.judge("surya", Verb.UP, None, NOW)
+    decision = keeper.judge("surya", Verb.UP, None, NOW, AT)
     assert isinstance(decision, Refuse)
     assert decision.result is Result.CONFLICT
     assert "jacinth" not in decision.reason
@@ -252,4 +289,4 @@ def test_who_renews_too_late_is_told_why_it_ended() -> None:
     keeper = gatekeeper(XENA)
     bring_up(keeper, "xena", Role.RESPONDER)
     keeper.closed("xena", "idle")
-    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW) == Refuse(Result.NO_CONNECTION, "idle")
+    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW, AT) == Refuse(Result.NO_CONNECTION, "idle")

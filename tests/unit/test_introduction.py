@@ -35,7 +35,7 @@ DNS = 192.168.7.1
 def host(text: str = TEXT) -> HostFiles:
     """Return a host with this configuration."""
     production, control = (PrivateKey(bytes([number] * 32)) for number in (1, 2))
-    return HostFiles(parse_config(text.encode(), PATH), AuthorizedPeers(), production, control)
+    return HostFiles(parse_config(text.encode(), PATH), AuthorizedPeers(), production, control, 0.0)
 
 
 def test_the_file_says_it() -> None:

@@ -109,7 +109,7 @@ class GatekeeperModel(RuleBasedStateMachine):
     )
     def request(self, name: str, verb: Verb, lease: int | None, works: bool) -> None:
         """Have a peer ask; carry out what is decided, unless that fails."""
-        decision = self.keeper.judge(name, verb, lease, self.now)
+        decision = self.keeper.judge(name, verb, lease, self.now, self.now)
         cap = TABLE[name][2] or CAP
         may = TABLE[name][1].split()
         if verb.name.lower() in VERBS and not isinstance(decision, Refuse):
@@ -171,7 +171,7 @@ class GatekeeperModel(RuleBasedStateMachine):
                 case Due.RENEW:
                     assert self.up[connection.name] is Role.INITIATOR
                     if answered:
-                        self.keeper.extend(connection.name, connection.lease, self.now)
+                        self.keeper.extend(connection.name, connection.lease, self.now, self.now)
                     else:
                         self.keeper.postpone(connection.name, self.now)
         assert all(connection.expires > self.now for connection in self.keeper)

@@ -152,6 +152,8 @@ MaxLease             1d (of [Production])
 IdleTimeout          off (of [Production])
 May                  down, status
 Group                home
+Hours                always
+Expires              never
 OneShot              no
 stands in            FILE:4
 """

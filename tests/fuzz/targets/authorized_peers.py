@@ -21,7 +21,8 @@ from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, parse
 from anubis.files.keyfile import GuardedFile
 from anubis.files.peer_checks import OwnKeys
 from anubis.files.peer_stanza import GRAMMAR
-from anubis.files.reservation import Reservation, format_time
+from anubis.files.reservation import Reservation
+from anubis.files.times import format_time
 from tests.fuzz.tools import assert_problems_have_places, uncommented
 from tests.vectors.world import HOUSE, LAPTOP, PHONE, STRANGER
 
@@ -62,7 +63,12 @@ def run(data: bytes) -> None:
     assert [_placeless(peer) for peer in again] == [_placeless(peer) for peer in peers]
     # Where they stand is no part of what is compared.
     assert again.reserved == peers.reserved
-    assert list(again.enabled()) == [peer for peer in again if peer.enabled]
+    now = 1.8e9
+    assert list(again.in_force(now)) == [
+        peer
+        for peer in again
+        if peer.enabled and (peer.expires is None or peer.expires.timestamp() > now)
+    ]
 
 
 def _read(text: bytes, *, private: bool) -> AuthorizedPeers:
