@@ -188,6 +188,8 @@ def test_show_tells_everything_but_secrets(config: Path) -> None:
         "idle_timeout": 0,
         "may": ["down", "status"],
         "group": "home",
+        "hours": None,
+        "expires": None,
         "one_shot": False,
         "file": str(peers_file(config)),
         "line": 4,
