@@ -41,7 +41,9 @@ def tunnel_text(phone: Phone, gateway: Introduction, networks: Sequence[str]) ->
     private_key = phone.key.base64() if isinstance(phone.key, PrivateKey) else _PLACEHOLDER
     interface = {
         "PrivateKey": private_key,
-        "Address": ", ".join([*map(str, phone.addresses), f"{control}/128"]),
+        # Between two addresses that are equally far from a destination, Linux and so Android send
+        # from the one that was added last: that has to be one that production lets through.
+        "Address": ", ".join([f"{control}/128", *map(str, phone.addresses)]),
         "DNS": ", ".join(gateway.dns),
         "MTU": gateway.mtu,
     }

@@ -151,7 +151,7 @@ def phone_tunnel(phone: HostKeys, gateway: HostKeys) -> File:
     content = f"""\
 [Interface]
 PrivateKey = {phone.control.base64()}
-Address = {PRODUCTION["selen"]}, {own.routable}/128
+Address = {own.routable}/128, {PRODUCTION["selen"]}
 
 [Peer]
 # Name = jacinth

@@ -105,7 +105,7 @@ def test_the_configuration_is_that_of_one_tunnel_with_two_peers(config: Path) ->
 # selen, at jacinth
 [Interface]
 PrivateKey = {key.base64()}
-Address = 10.9.0.2/32, fd00:9::2/128, {own}/128
+Address = {own}/128, 10.9.0.2/32, fd00:9::2/128
 DNS = 192.168.7.1
 
 [Peer]
@@ -166,7 +166,7 @@ def test_the_next_phone_gets_the_next_addresses(config: Path) -> None:
     call(config, *WORDS)
     call(config, "disable", "selen")
     done = call(config, "add", "luna", "--phone")
-    assert "\nAddress = 10.9.0.3/32, fd00:9::3/128, fd61:" in done.stdout
+    assert "/128, 10.9.0.3/32, fd00:9::3/128\n" in done.stdout
 
 
 def test_wg_quick_takes_it(config: Path, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_who_has_a_key_keeps_it(config: Path) -> None:
     public = KEY.public_key()
     done = call(config, *WORDS, "--public-key", str(public))
     assert "\nPrivateKey = PUT-THE-PRIVATE-KEY-HERE\n" in done.stdout
-    assert f"{control_addresses(public).routable}/128\n" in done.stdout
+    assert f"Address = {control_addresses(public).routable}/128, 10.9.0.2/32" in done.stdout
     assert load_host(config).peers.by_public_key(public) is not None
     with pytest.raises(ConfigError, match="PrivateKey"):
         parse_tunnel(done.stdout.encode(), Path("x.conf"))
@@ -303,7 +303,7 @@ def test_what_the_command_line_says_goes_first(config: Path) -> None:
     assert "\nEndpoint = 203.0.113.1:4297\n" in text
     assert "\nEndpoint = 203.0.113.1:4296\n" in text
     assert "AllowedIPs = 10.9.0.1/32, fd00:9::1/128, 10.1.0.0/16, fd00:1::/48\n" in text
-    assert "\nAddress = 10.9.0.77/32, fd61:" in text
+    assert "/128, 10.9.0.77/32\n" in text
     assert "AllowedIPs = 10.9.0.77/32, 10.2.0.0/16\n" in authorized(config)
 
 
