@@ -22,7 +22,7 @@ from pathlib import Path
 from anubis.daemon.log import Throttle, event
 from anubis.errors import LocalFailure
 
-__all__ = ["Listener", "accept", "listen"]
+__all__ = ["Listener", "accept", "close", "listen"]
 
 _BACKLOG = 128
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -62,6 +62,15 @@ async def accept(listening: socket.socket, factory: Callable[[], asyncio.BasePro
                 reason = error.strerror
                 event(logging.ERROR, "short_of_resources", callers="wait", reason=reason)
             await asyncio.sleep(_PAUSE)
+
+
+def close(listening: socket.socket, accepting: asyncio.Task[None]) -> None:
+    """Take no more callers, and close a socket that `accept` waits on in a task."""
+    accepting.cancel()
+    # asyncio would stop watching its number when it comes to the cancelled task, and by then that
+    # may be the number of somebody else's socket, which would never be heard.
+    asyncio.get_running_loop().remove_reader(listening.fileno())
+    listening.close()
 
 
 def listen(path: Path) -> Listener:

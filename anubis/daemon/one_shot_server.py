@@ -17,7 +17,7 @@ from ipaddress import IPv6Address
 from aiohttp import web
 
 from anubis.daemon.http import is_short, read_body
-from anubis.daemon.listener import accept
+from anubis.daemon.listener import accept, close
 from anubis.errors import BadRequest, LocalFailure
 from anubis.network.plan import SERVICE_PORT
 from anubis.web.calls import MAX_BODY
@@ -68,8 +68,8 @@ class OneShotServer:
 
     def close(self) -> None:
         """Listen no more; requests under way are brought to their end."""
-        self._accepting.cancel()
-        self._listening.close()
+        if self._listening.fileno() != -1:
+            close(self._listening, self._accepting)
 
     async def shutdown(self) -> None:
         """Close, and cut requests under way, which are undone."""

@@ -151,6 +151,7 @@ def test_a_phone_that_is_disabled_is_cut_off(lab: Lab, phone: Phone) -> None:
         return key in lab.run("jacinth", "wg", "show", "all", "peers").stdout
 
     wait_until(lambda: not is_known(), 3, "the phone is no peer of the house")
+    assert not re.search("Traceback|not_taken_away", lab.daemon("jacinth").log)
     assert page(lab, "selen", LEAF[4]) == ""
     assert "selen" not in {each.name for each in client(lab, "jacinth").status()}
     anubis(lab, "jacinth", "peer", "enable", "selen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from anubis.daemon.listener import listen
+from anubis.daemon.listener import accept, close, listen
 from anubis.errors import LocalFailure
+
+DEADLINE = 5.0  # seconds
 
 
 def test_everybody_can_connect_whatever_the_umask(tmp_path: Path) -> None:
@@ -101,3 +104,21 @@ def test_the_socket_of_a_successor_is_not_removed(tmp_path: Path) -> None:
         caller.connect(str(path))
     second.remove()
     assert not path.exists()
+
+
+async def test_the_number_of_a_closed_socket_is_anybody_s(tmp_path: Path) -> None:
+    """A connection that gets it at once is heard, though the task that accepted ends later."""
+    listening = listen(tmp_path / "anubis.sock").socket
+    accepting = asyncio.create_task(accept(listening, asyncio.Protocol))
+    await asyncio.sleep(0)  # it waits for callers now
+    number = listening.fileno()
+    close(listening, accepting)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        assert ours.fileno() == number
+        reader, writer = await asyncio.open_connection(sock=ours)
+        theirs.send(b"heard\n")
+        async with asyncio.timeout(DEADLINE):
+            assert await reader.readline() == b"heard\n"
+        writer.close()
+    assert accepting.cancelled()
