@@ -20,6 +20,7 @@ from anubis.network.changes import Mended, Step, steps
 from anubis.network.errors import NetworkError
 from anubis.network.links import IPAddress, IPInterface, Links
 from anubis.network.nft import Nft
+from anubis.network.precedence import in_place
 from anubis.network.rtnetlink import Netlink, link_index
 from anubis.network.state import NFT_TABLES, NetworkState, Sysctl
 from anubis.network.sysctl import read_sysctl, write_sysctl
@@ -89,7 +90,7 @@ class Network:
             names = NFT_TABLES | {(table.family, table.name) for table in desired.tables}
             self._applied = NetworkState(
                 await self.netlink.routes(),
-                await self.netlink.rules(),
+                await self.netlink.rules(settle=True),
                 await self.nft.tables(names),
                 frozenset(Sysctl(name, read_sysctl(name)) for name in self._saved),
             )
@@ -143,11 +144,15 @@ class Network:
         async with self._lock:
             mended, left = [], NetworkState()
             found = await self._found(desired, look) | (self._applied - desired)
+            overtaken = {in_place(rule) for rule in found.rules if rule.astray}
             for step in steps(found, desired):
                 one = Mended.by(step)
+                if overtaken & step.added.rules:
+                    one = replace(one, how="overtaken")
                 if allow(one.what):
                     one = await self._mend(step, one)
-                    mended.append(one)
+                    if one.failure or not any(rule.astray for rule in step.removed.rules):
+                        mended.append(one)
                     if one.failure is None:
                         continue
                 if not step.added:
@@ -171,7 +176,7 @@ class Network:
         if look & (Change.ROUTE | Change.LINK | Change.ADDRESS):
             routes = await self.netlink.routes()
         if look & Change.RULE:
-            rules = await self.netlink.rules()
+            rules = await self.netlink.rules(settle=True)
         if look & Change.NFTABLES:
             tables = await self.nft.intact(tables)
         return NetworkState(routes, rules, tables, desired.sysctls)

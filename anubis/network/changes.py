@@ -48,7 +48,9 @@ class Mended:
     """One thing that was not as it should be; with a `failure`, which says why, it still is not."""
 
     what: str  # as in "IPv4 rule 21430"
-    how: str  # "vanished", "changed" or "appeared"; "remained", if it was ours to take away
+    # "vanished", "changed" or "appeared"; "remained", if it was ours to take away; "overtaken" by a
+    # rule that would have had everything, and so it stands elsewhere now
+    how: str
     failure: str | None = None
 
     @classmethod

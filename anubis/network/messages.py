@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
+from anubis.network.precedence import LEADING, actual, is_ours, split
 from anubis.network.state import (
     ROUTE_PROTOCOL,
-    RULE_PRIORITIES,
     IPNetwork,
     Route,
     RouteKind,
@@ -29,6 +29,7 @@ __all__ = [
     "parse_rule",
     "route_request",
     "rule_request",
+    "takes_everything",
 ]
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -38,6 +39,10 @@ _RULE_ACTIONS = {RuleAction.LOOKUP: 1, RuleAction.PROHIBIT: 8}  # FR_ACT_*
 _SCOPE_LINK = 253  # RT_SCOPE_LINK: what `ip route add` gives an IPv4 route without a gateway
 _INVERT = 2  # FIB_RULE_INVERT
 _NO_SUPPRESSION = 0xFFFFFFFF  # FRA_SUPPRESS_PREFIXLEN of a rule that suppresses nothing
+_EVERYBODYS = frozenset({253, 254, 255})  # RT_TABLE_DEFAULT, MAIN and LOCAL
+# FRA_* that narrow a rule down; pyroute2 gives a name to each.
+_SELECTORS = ("iifname", "oifname", "l3mdev", "tun_id", "ip_proto", "sport_range", "dport_range",
+              "uid_range")  # fmt: skip
 _PROTOCOLS = {2: "kernel", 3: "boot", 4: "static", 9: "ra", 16: "dhcp", ROUTE_PROTOCOL: "anubis"}
 
 
@@ -59,15 +64,15 @@ def route_request(route: Route, index: int | None) -> dict[str, Any]:
     return request
 
 
-def rule_request(rule: Rule) -> dict[str, Any]:
-    """Return the arguments that add or delete exactly this rule.
+def rule_request(rule: Rule, block: int) -> dict[str, Any]:
+    """Return the arguments that add or delete exactly this rule; ours stand in this `block`.
 
     A deletion matches any value of a selector that is absent here, but always our protocol and
     the priority; `plan` gives each priority one meaning.
     """
     request = {
         "family": FAMILIES[rule.family],
-        "priority": rule.priority,
+        "priority": rule.priority if rule.astray else actual(rule.priority, block),
         "protocol": ROUTE_PROTOCOL,
         "action": _RULE_ACTIONS[rule.action],
         "flags": _INVERT if rule.invert else 0,
@@ -95,19 +100,36 @@ def parse_route(message: Any, names: Mapping[int, str]) -> Route | None:
 
 def is_our_rule(message: Any) -> bool:
     """Tell whether a rule bears both of our marks: the protocol, and a priority in our range."""
-    return message.get("protocol") == ROUTE_PROTOCOL and message.get("priority") in RULE_PRIORITIES
+    is_in_range = is_ours(message.get("priority") or 0)
+    return message.get("protocol") == ROUTE_PROTOCOL and is_in_range
 
 
-def parse_rule(message: Any) -> Rule | None:
-    """Read a rule of ours; None: an action that is never ours."""
+def takes_everything(message: Any) -> bool:
+    """Tell whether a rule looks every packet up in a table, or all but those with a mark.
+
+    Not in main, and not what somebody has forbidden: that is meant to be so.
+    """
+    is_plain = not any(message[length] for length in ("dst_len", "src_len", "tos"))
+    selective = any(message.get(name) is not None for name in _SELECTORS)
+    is_marked = bool(message.get("fwmark")) and not message["flags"] & _INVERT
+    table = message.get("table") or message["table"]
+    looks_up = message["action"] == _RULE_ACTIONS[RuleAction.LOOKUP] and table not in _EVERYBODYS
+    is_whole = message.get("suppress_prefixlen") in (None, _NO_SUPPRESSION)
+    return looks_up and is_whole and is_plain and not selective and not is_marked
+
+
+def parse_rule(message: Any, block: int) -> Rule | None:
+    """Read a rule of ours, which stand in this `block`; None: an action that is never ours."""
     numbers = {number: action for action, number in _RULE_ACTIONS.items()}
     action = numbers.get(message["action"])
     if action is None:
         return None
     suppress = message.get("suppress_prefixlen")
+    priority, stands_in = split(message.get("priority"))
+    astray = stands_in != (block if priority in LEADING else 0)
     return Rule(
         family=6 if message["family"] == socket.AF_INET6 else 4,
-        priority=message.get("priority"),
+        priority=message.get("priority") if astray else priority,
         action=action,
         table=message.get("table") or None,
         fwmark=message.get("fwmark"),
@@ -117,6 +139,7 @@ def parse_rule(message: Any) -> Rule | None:
         output_interface=message.get("oifname"),
         destination=_destination(message) if message["dst_len"] else None,
         suppress_prefixlength=None if suppress == _NO_SUPPRESSION else suppress,
+        astray=astray,
     )
 
 

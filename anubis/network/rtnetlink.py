@@ -32,7 +32,9 @@ from anubis.network.messages import (
     parse_rule,
     route_request,
     rule_request,
+    takes_everything,
 )
+from anubis.network.precedence import block_before
 from anubis.network.state import ROUTE_PROTOCOL, Route, Rule
 
 __all__ = ["Netlink", "link_index"]
@@ -61,6 +63,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self.socket = AsyncIPRoute(ext_ack=True, strict_check=True)
+        self._blocks = dict.fromkeys(FAMILIES, 0)  # in which our rules stand, by family
 
     async def open(self) -> None:
         """Open the socket in the network namespace that the process is in."""
@@ -161,7 +164,7 @@ class Netlink:
         """Add a rule; False: exactly this one was there already."""
         what = f"add the {rule}"
         try:
-            await self.ask(what, self.socket.rule("add", **rule_request(rule)))
+            await self.ask(what, self.socket.rule("add", **self._request(rule)))
         except NetworkError as error:
             # The kernel counts the protocol among what makes rules differ: no stranger's is equal.
             if error.errno == errno.EEXIST and rule in await self.rules():
@@ -172,7 +175,10 @@ class Netlink:
     async def delete_rule(self, rule: Rule) -> bool:
         """Delete a rule; False: it was gone already."""
         what = f"delete the {rule}"
-        return await self._delete(what, self.socket.rule("del", **rule_request(rule)))
+        return await self._delete(what, self.socket.rule("del", **self._request(rule)))
+
+    def _request(self, rule: Rule) -> dict[str, Any]:
+        return rule_request(rule, self._blocks[rule.family])
 
     async def _delete(self, what: str, request: Awaitable[object]) -> bool:
         try:
@@ -193,13 +199,23 @@ class Netlink:
         routes = (parse_route(message, names) for message in messages)
         return frozenset(route for route in routes if route is not None)
 
-    async def rules(self) -> frozenset[Rule]:
-        """Return the rules of our protocol in our range of priorities."""
-        messages = []
-        for family in FAMILIES.values():
-            messages += await self.dump("list the rules", RTM_GETRULE, fibmsg, {"family": family})
-        rules = (parse_rule(message) for message in messages if is_our_rule(message))
-        return frozenset(rule for rule in rules if rule is not None)
+    async def rules(self, *, settle: bool = False) -> frozenset[Rule]:
+        """Return the rules of our protocol in our range of priorities.
+
+        To `settle` is to choose anew where ours are to stand, before strangers' that take
+        everything; those that do not stand there are astray from then on.
+        """
+        found = set()
+        for family, number in FAMILIES.items():
+            messages = await self.dump("list the rules", RTM_GETRULE, fibmsg, {"family": number})
+            ours = [message for message in messages if is_our_rule(message)]
+            if settle:
+                others = (each for each in messages if not is_our_rule(each))
+                self._blocks[family] = block_before(
+                    each.get("priority") for each in others if takes_everything(each)
+                )
+            found |= {parse_rule(message, self._blocks[family]) for message in ours}
+        return frozenset(rule for rule in found if rule is not None)
 
     async def _route_holder(self, route: Route) -> str:
         """Describe the route that stands where `route` should."""

@@ -62,7 +62,11 @@ class RuleAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy rule of one address family; None means that the selector is absent."""
+    """A policy rule of one address family; None means that the selector is absent.
+
+    Its priority is that of `plan`; one that is `astray` stands at it in the kernel, where none of
+    ours is wanted.
+    """
 
     family: int  # 4 or 6
     priority: int
@@ -75,9 +79,10 @@ class Rule:
     output_interface: str | None = None
     destination: IPNetwork | None = None
     suppress_prefixlength: int | None = None
+    astray: bool = False
 
     def __str__(self) -> str:
-        return f"IPv{self.family} rule {self.priority}"
+        return f"IPv{self.family} rule {self.priority}" + (" (astray)" if self.astray else "")
 
 
 @dataclass(frozen=True, slots=True)

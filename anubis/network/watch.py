@@ -36,7 +36,7 @@ _NEWLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 20, 21, 22
 _NEWROUTE, _DELROUTE = 24, 25
 _REPLACE = 0x100  # NLM_F_REPLACE
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
-_IFLA_IFNAME, _FRA_PROTOCOL, _NFTA_TABLE = 3, 21, 1
+_IFLA_IFNAME, _NFTA_TABLE = 3, 1
 _RT_TABLE_COMPAT = 252  # in the header, for a table number that does not fit there
 _RTN_UNICAST = 1
 _SCOPE_UNIVERSE = 0
@@ -114,7 +114,7 @@ class Sieve:
                     continue
                 case 24 | 25:  # RTM_NEWROUTE, RTM_DELROUTE
                     found |= self._route(kind, flags, body)
-                case 32 | 33 if struct.pack("=HHB", 5, _FRA_PROTOCOL, ROUTE_PROTOCOL) in body:
+                case 32 | 33:  # RTM_NEWRULE, RTM_DELRULE; a stranger's may stand before ours
                     found |= Change.RULE
                 case 16 | 17:  # RTM_NEWLINK, RTM_DELLINK
                     found |= self._link(kind, body)

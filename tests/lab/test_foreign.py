@@ -10,7 +10,7 @@ import pytest
 
 from anubis.errors import LocalFailure
 from anubis.lab.lab import Lab
-from anubis.lab.observe import snapshot
+from anubis.lab.observe import snapshot, wait_until
 from tests.lab.steps import (
     AUTHORIZED_PEERS,
     LEAF,
@@ -274,17 +274,36 @@ def test_wg_quick_beside_a_connection(lab: Lab, side: str) -> None:
     assert snapshot(lab, "xena") == before
 
 
-def test_a_default_route_of_wg_quick_s_leaves_ours_whole_when_it_goes(lab: Lab, side: str) -> None:
-    """wg-quick's rules come and go in front of ours, and take none of ours with them.
+def test_a_default_route_of_wg_quick_s_beside_a_connection(lab: Lab, side: str) -> None:
+    """Both serve: what is routed to the connection goes there, all else into wg-quick's tunnel.
 
-    While they are there its tunnel has everything, also what is ours: the kernel puts a rule
-    without a priority before all others.
+    The kernel puts a rule without a priority before all others; ours go before it again, those of
+    the control plane, too, and back when it has gone.
     """
-    client(lab, "xena").up("jacinth")
+    xena = client(lab, "xena")
+    before = snapshot(lab, "xena")
+    xena.up("jacinth")
     up = snapshot(lab, "xena")
-    with wg_quick(lab, side + "0.0.0.0/0, ::/0"):
+    everything = side + "0.0.0.0/0, ::/0"
+    with wg_quick(lab, everything):
+        for family in (4, 6):
+            words = ("ip", "route", "get", LEAF[family])
+            wait_until(
+                lambda words=words: " dev wg0 " in lab.run("xena", *words).stdout,  # type: ignore[misc]
+                2,
+                f"IPv{family} leads to the house",
+            )
+            seen = page(lab, "xena", LEAF[family])
+            assert seen == f"leaf, in the house\nyou are {XENA[family]}\n"
         assert lab.run("xena", "ping", "-nc1", "10.99.0.11").returncode == 0
-    assert snapshot(lab, "xena") == up
+        for address in ("192.0.2.77", "2001:db8:77::1"):
+            way = lab.run("xena", "ip", "route", "get", address).stdout
+            assert " dev side " in way, way
+    wait_until(lambda: snapshot(lab, "xena") == up, 5, "all is where it was")
     for family in (4, 6):
         seen = page(lab, "xena", LEAF[family])
         assert seen == f"leaf, in the house\nyou are {XENA[family]}\n"
+    with wg_quick(lab, everything):
+        told = xena.down("jacinth")
+        assert (told.result, told.warnings) == ("done", ())
+    wait_until(lambda: snapshot(lab, "xena") == before, 5, "nothing is left")

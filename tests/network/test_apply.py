@@ -245,7 +245,7 @@ async def test_strangers_things_are_never_touched(host: Namespace, network: Netw
         "ip rule add fwmark 0xa4b1 lookup main priority 21420 protocol static",
         "ip -6 rule add not fwmark 0xa4b1 lookup 214 suppress_prefixlength 0 priority 21430",
         "ip rule add lookup 214 priority 21450 protocol 4",
-        "ip rule add lookup 214 priority 20000 protocol 214",
+        "ip rule add lookup 214 priority 20050 protocol 214",
         "ip -6 rule add lookup main suppress_prefixlength 0 priority 21440",
         "nft add table inet administrator",
         "nft add table ip anubis",
