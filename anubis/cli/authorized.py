@@ -1,6 +1,6 @@
 """The authorized-peers files, as the commands that change them have them in hand.
 
-What is changed counts from the next `anubis reload`, so that several changes can be one.
+The daemon hears of what is changed and takes it up; with `Watch = no` it waits for `anubis reload`.
 """
 
 # ruff: noqa: PLC0415  the files and what they need are imported where they are used
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTE", "editor", "load", "one_line", "stanza"]
 
-NOTE = "it counts from the next: anubis reload"
+NOTE = "the daemon takes it up by itself (with Watch = no: anubis reload)"
 
 
 def load(config_path: Path) -> HostFiles:

@@ -72,7 +72,7 @@ def test_add_appends_a_section(config: Path) -> None:
     words = ("add", "leaf", "--public-key", KEYS[3], "--allowed-ips", "10.0.0.4/32")
     more = ("--allowed-ips", "fd00::4/128", "--endpoint", "leaf.example.org:4296")
     done = call(*words, *more, config=config)
-    assert done.output.startswith(f"leaf is added to {peers_file(config)}; it counts from the next")
+    assert done.output.startswith(f"leaf is added to {peers_file(config)}; the daemon takes it up")
     assert peers_file(config).read_text() == (
         f"{TEXT}\n[Peer]\nName = leaf\nPublicKey = {KEYS[3]}\n"
         "AllowedIPs = 10.0.0.4/32, fd00::4/128\nEndpoint = leaf.example.org:4296\n"
@@ -204,7 +204,7 @@ def test_show_has_every_key_of_an_entry(config: Path) -> None:
 
 def test_disable_and_enable_change_one_line(config: Path) -> None:
     """The entry stays where it is; enabled again, the file is as it was."""
-    assert call("disable", "Xena", config=config).output.startswith("xena is disabled; it counts")
+    assert call("disable", "Xena", config=config).output.startswith("xena is disabled; the daemon")
     written = TEXT.replace("# her only address\n", "# her only address\nEnabled = no\n")
     assert peers_file(config).read_text() == written
     assert load_host(config).peers.names() == ("surya", "selen")
@@ -213,7 +213,7 @@ def test_disable_and_enable_change_one_line(config: Path) -> None:
     assert "Enabled              no\n" in call("show", "xena", config=config).output
     call("disable", "xena", config=config)
     assert peers_file(config).read_text() == written
-    assert call("enable", "xena", config=config).output.startswith("xena is enabled; it counts")
+    assert call("enable", "xena", config=config).output.startswith("xena is enabled; the daemon")
     assert peers_file(config).read_text() == TEXT
 
 
