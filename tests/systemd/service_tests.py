@@ -173,6 +173,33 @@ def test_a_reload_is_what_the_file_allows(connection: None) -> None:
     assert run("wg", "show", "all", "peers") == peers
 
 
+def test_an_edit_is_taken_up_by_itself(service: None) -> None:
+    """From within its sandbox the service hears of a file that is renamed into place."""
+    file = Path("/etc/anubis/authorized_peers")
+    text, status = file.read_text(), file.stat()
+    key = run("sh", "-c", "wg genkey | wg pubkey").strip()
+    guest = f"\n[Peer]\nName = guest\nPublicKey = {key}\nAllowedIPs = 10.66.0.77\n"
+
+    def put(content: str) -> None:
+        new = file.with_name(".new")
+        new.write_text(content)
+        os.chown(new, status.st_uid, status.st_gid)
+        new.chmod(status.st_mode & 0o7777)
+        new.rename(file)
+
+    def reloads() -> int:
+        return len(journal("--unit=anubis", "ANUBIS_EVENT=reloaded"))
+
+    known = reloads()
+    put(text + guest)
+    try:
+        wait_until(lambda: key in run("wg", "show", "anubis0", "peers"), "the guest may call")
+        wait_until(lambda: reloads() == known + 1, "it is in the journal")
+    finally:
+        put(text)
+    wait_until(lambda: key not in run("wg", "show", "anubis0", "peers"), "the guest is gone")
+
+
 @contextmanager
 def monitored(path: Path) -> Iterator[None]:
     """Have `ip monitor rule` write to a file, from when it listens on."""
