@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from anubis.cli.options import json_option, name_argument
+from anubis.cli.options import json_option, name_of_down_argument
 from anubis.cli.output import explain, json_errors, printable, say, say_json
 from anubis.client import Client
 from anubis.durations import format_duration
@@ -22,7 +22,7 @@ def command() -> None:
 
 
 @command.command("up")
-@name_argument
+@name_of_down_argument
 @json_option
 def _up(name: str, as_json: bool) -> None:
     """Tell what `anubis up NAME` would do now: peers, routes, rules, MTU, kernel parameters.

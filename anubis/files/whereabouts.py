@@ -80,7 +80,7 @@ def _add_file(path: Path, found: defaultdict[Path, Interest]) -> None:
 def _way(path: Path) -> Iterator[tuple[Path, str]]:
     """Yield the look-ups that lead to a file: a real directory, and the name that is sought there.
 
-    What is not there is taken for no link.
+    What is not there, or cannot be seen, is taken for no link.
     """
     # Path.absolute leaves "..", which in a link may lead elsewhere than its text says.
     ahead = list(reversed(path.absolute().parts[1:]))
@@ -92,15 +92,12 @@ def _way(path: Path) -> Iterator[tuple[Path, str]]:
             here = here.parent
             continue
         yield here, name
-        place = here / name
-        if not place.is_symlink():
-            here = place
+        try:
+            target = (here / name).readlink()
+        except OSError:  # no link, or not there, or out of our sight
+            here /= name
             continue
         links += 1
-        try:
-            target = place.readlink()
-        except OSError:
-            return  # it has just gone
         if links > _MAX_LINKS:
             return
         if target.is_absolute():

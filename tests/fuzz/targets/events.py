@@ -1,4 +1,4 @@
-"""What the daemon tells its callers, as JSON (`anubis/events.py`).
+"""What the daemon tells its callers, as JSON (`anubis/events.py`, `anubis/forecast.py`).
 
 Any JSON is an event, a connection, nothing that this version knows, or a ValueError. What was read
 is written as JSON that reads the same.
@@ -19,6 +19,7 @@ from anubis.events import (
     event_from_json,
     event_to_json,
 )
+from anubis.forecast import ChangedEntry, Difference, Obstacle, Plan, PlannedStep
 
 RUNS = 100_000
 MAX_LENGTH = 600
@@ -47,12 +48,25 @@ def run(data: bytes) -> None:
             assert repr(again) == repr(event)  # NaN is not equal to itself
         if isinstance(event, ErrorEvent):
             _check_error(event)
+    _check_forecasts(found)
     try:
         status = ConnectionStatus.from_json(found)
     except ValueError as error:
         assert str(error)
     else:
         assert repr(ConnectionStatus.from_json(_through_json(status.to_json()))) == repr(status)
+
+
+def _check_forecasts(found: dict[str, object]) -> None:
+    """See that a forecast, too, reads the same again."""
+    kinds: tuple[type[Difference | Plan], ...] = (Difference, Plan)
+    for kind in kinds:
+        try:
+            forecast = kind.from_json(found)
+        except ValueError as error:
+            assert str(error)
+        else:
+            assert repr(kind.from_json(_through_json(forecast.to_json()))) == repr(forecast)
 
 
 def _check_error(event: ErrorEvent) -> None:
@@ -86,5 +100,12 @@ def seeds() -> Iterator[bytes]:
         pinned=True, retry_seconds=12.5,
     )  # fmt: skip
     yield json.dumps(status.to_json()).encode()
+    yield json.dumps(
+        Difference(1, ("a",), ("b",), (ChangedEntry("c", ("May",)),), ("b",), ("w",)).to_json()
+    ).encode()
+    step = PlannedStep("add", "mtu", "1420 on wg0", {"mtu": 1420})
+    yield json.dumps(
+        Plan("a", "down", 60, (step,), (Obstacle("no", "go"), Obstacle("so")), ("u",)).to_json()
+    ).encode()
     yield b'{"event": "next_year", "name": "surya", "state": "down", "rx_bytes": 0, "tx_bytes": 0}'
     yield b'{"event": "step", "step": "control", "elapsed_ms": 1' + b"0" * 400 + b"}"
