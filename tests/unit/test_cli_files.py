@@ -14,10 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from anubis.cli import app
+from anubis.client import Client
 from anubis.errors import ConfigError, LocalFailure, NotPermitted
 from anubis.files.authorized_peers import load_host
 from anubis.files.config import DEFAULT_CONFIG, parse_config
 from anubis.files.setup_host import make_keys
+from anubis.forecast import Difference
 
 
 def call(name: str, *arguments: str | Path) -> Result:
@@ -235,6 +237,20 @@ def test_check_tells_who_is_not_authorized(etc: Path) -> None:
     facts = json.loads(call("check", "--config", etc / "anubis.conf", "--json").output)
     assert facts["peers"] == ["selen"]
     assert (facts["disabled"], facts["invited"]) == (["xena"], ["luna"])
+
+
+def test_a_difference_lists_many_and_not_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person is told how many more; --json has them all."""
+    names = tuple(f"peer-{number:03}" for number in range(300))
+    difference = Difference(300, added=names)
+    monkeypatch.setattr(Client, "foresee_reload", lambda _client: difference)
+    lines = call("check", "--diff").output.splitlines()
+    assert lines[0] == "after a reload 300 peers would be authorized:"
+    assert lines[1:201] == [f"+ {name}: would be authorized" for name in names[:200]]
+    assert lines[201:] == ["and 100 more, which --json lists"]
+    assert json.loads(call("check", "--diff", "--json").output)["added"] == list(names)
+    monkeypatch.setattr(Client, "foresee_reload", lambda _client: Difference(1))
+    assert call("check", "--diff").output == "a reload would change nothing: 1 peer authorized\n"
 
 
 def test_check_in_json_has_the_facts(etc: Path) -> None:
