@@ -54,6 +54,9 @@ DEFECTS = (
         "value, int) or not shortest <= value",
         "value, int) or not value",
     ),
+    Defect(
+        "invitations", "files/invitation.py", "address.prefixlen < address.max_prefixlen", "False"
+    ),
     Defect("keyfile", "files/keyfile.py", 'data.rstrip(b" \\t\\r\\n")', "data.strip()"),
     Defect(
         "netlink",

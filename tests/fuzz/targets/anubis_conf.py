@@ -14,6 +14,7 @@ from pathlib import Path
 from anubis.durations import format_duration
 from anubis.errors import ConfigError
 from anubis.files.config import GRAMMAR, SUITE_NAMES, Config, parse_config
+from anubis.files.own_host import Host
 from tests.fuzz.tools import assert_problems_have_places, uncommented
 
 RUNS = 20_000
@@ -59,7 +60,9 @@ def run(data: bytes) -> None:
         control=replace(control, private_key_file=Path("/a")),
         production=replace(production, private_key_file=Path("/b")),
     )
-    assert parse_config(_written(plain), _PATH) == plain
+    again = parse_config(_written(plain), _PATH)
+    assert again == plain
+    assert again.host == plain.host  # which does not count where two are compared
 
 
 def _written(config: Config) -> bytes:
@@ -84,7 +87,18 @@ MaxLease = {format_duration(production.max_lease_seconds)}
 """
     addresses = "".join(f"Address = {address}\n" for address in production.addresses)
     throw = "".join(f"Throw = {network}\n" for network in production.throw)
-    return (text + mtu + addresses + throw).encode()
+    return (text + mtu + addresses + throw + _written_host(config.host)).encode()
+
+
+def _written_host(host: Host) -> str:
+    given = {"Name": host.name, "Networks": ", ".join(map(str, host.networks))}
+    for key, endpoint in (("Endpoint", host.endpoint), ("ControlEndpoint", host.control_endpoint)):
+        if endpoint is not None and endpoint.port is not None:
+            given[key] = str(endpoint.at(endpoint.port))
+        elif endpoint is not None:
+            given[key] = endpoint.host
+    given["DNS"] = ", ".join(host.dns)
+    return "[Host]\n" + "".join(f"{key} = {value}\n" for key, value in given.items() if value)
 
 
 def seeds() -> Iterator[bytes]:
@@ -93,4 +107,6 @@ def seeds() -> Iterator[bytes]:
     yield b"\xef\xbb\xbf[Control]\r\nSuites = aes-256-gcm\nBackend=kernel # why\n"
     yield b"[production]\nAddress = 10.9.0.2/24, fd00:9::2/64\nMTU = 1420\nThrow = 10.0.0.0/8\n"
     yield b"Interface = wg0\n[Peer]\n[Control]\n[Control]\nnonsense\nFwMark\x00 = 1\n\xff\n"
+    yield b"[Host]\nName = A\nEndpoint = a.b:1\nControlEndpoint = ::1\nDNS = ::1, home\n"
+    yield b"[Host]\nEndpoint = [fd00::1]\nNetworks = 10.1.2.3/8\nDNS = 1.1.1.1:53\n"
     yield b"[Production]\nInterface = anubis0\nTable = 254\nFwMark = off\nLease = 8\n"
