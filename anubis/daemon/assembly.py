@@ -136,7 +136,7 @@ class Daemon:
             parts,
             serving,
             self.control.addresses.routable,
-            socket.gethostname().partition(".")[0],
+            host.config.host.name or socket.gethostname().partition(".")[0],
             host.control_key,
         )
         self.control.on_interface = lambda: self._one_shot.wake(anew=True)

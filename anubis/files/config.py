@@ -124,7 +124,7 @@ class Config:
     production: Production
     authorized_peers_path: Path
     watch: bool = True  # whether a change of the authorized peers is taken up by itself
-    # No part of what a daemon runs with: a change of it needs no restart.
+    # What a daemon does depends on none of it: a change needs no restart.
     host: Host = field(default_factory=Host, compare=False)
 
 

@@ -1,7 +1,7 @@
 """The section `[Host]` of `anubis.conf`: what this host tells others of itself.
 
-Owns its keys. Refuses to know what it is told for: the daemon does without it, and what is missing
-is asked for where a configuration is written for somebody else (`introduction`).
+Owns its keys. Refuses to know what it is told for; what is missing is asked for where a
+configuration is written for somebody else (`introduction`).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ HOST = Edit(
     ANUBIS_CONF,
     "Address = 10.66.0.1/32, fd66::1/128\n",
     "Address = 10.66.0.1/32, fd66::1/128, 10.67.0.1/24, fd67::1/64\n\n"
-    "[Host]\nEndpoint = jacinth\nNetworks = 192.168.7.0/24, 2001:db8:7::/64\n",
+    "[Host]\nName = house\nEndpoint = jacinth\nNetworks = 192.168.7.0/24, 2001:db8:7::/64\n",
 )
 # What the tests write into it is gone afterwards.
 PEERS = Edit("jacinth", AUTHORIZED_PEERS, "Name = selen\n", "Name = selen\n")
@@ -116,11 +116,11 @@ def test_the_app_has_what_was_printed(lab: Lab, phone: Phone) -> None:
 def test_one_call_brings_the_phone_into_the_house(lab: Lab, phone: Phone) -> None:
     """With the address that was told; a second one takes it out again."""
     assert page(lab, "selen", LEAF[4]) == ""
-    assert post(lab, phone, "up").startswith("jacinth is up")
+    assert post(lab, phone, "up").startswith("house is up")
     assert is_up(lab, "selen")
     assert page(lab, "selen", LEAF[4]).startswith(IN_THE_HOUSE)
     assert page(lab, "selen", LEAF[6]).startswith(IN_THE_HOUSE)
-    assert post(lab, phone, "down") == "jacinth is down\n"
+    assert post(lab, phone, "down") == "house is down\n"
     assert not is_up(lab, "selen")
 
 
@@ -135,7 +135,7 @@ def test_the_page_has_a_button(lab: Lab, phone: Phone) -> None:
 def test_a_script_asks_with_the_same_file(lab: Lab, phone: Phone) -> None:
     """`anubis request` finds the house in it by the name that the house gave itself."""
     for verb, expected in (("up", True), ("down", False)):
-        anubis(lab, "selen", "request", verb, "jacinth", "--config", TUNNEL)
+        anubis(lab, "selen", "request", verb, "house", "--config", TUNNEL)
         assert is_up(lab, "selen") is expected
 
 
@@ -157,7 +157,7 @@ def test_a_phone_that_is_disabled_is_cut_off(lab: Lab, phone: Phone) -> None:
     anubis(lab, "jacinth", "peer", "enable", "selen")
     anubis(lab, "jacinth", "reload")
     # The phone's WireGuard goes by its old session until it has missed an answer for 15 s.
-    wait_until(lambda: post(lab, phone, "up").startswith("jacinth is up"), 40, "it is served again")
+    wait_until(lambda: post(lab, phone, "up").startswith("house is up"), 40, "it is served again")
     post(lab, phone, "down")
 
 
@@ -176,15 +176,15 @@ def test_the_code_brings_another_phone_up(lab: Lab, phone: Phone) -> None:
     )
     text = done.stdout.decode()
     assert "AllowedIPs=0.0.0.0/0,::/0\n" in text
-    lab.path("selen", "/run/jacinth.conf").write_text(text)
-    lab.path("selen", "/run/jacinth.conf").chmod(0o600)
+    lab.path("selen", "/run/house.conf").write_text(text)
+    lab.path("selen", "/run/house.conf").chmod(0o600)
     with (
         transaction(lab, "selen", "wg-quick down anubis", "wg-quick up anubis"),
         imported(lab, text),
     ):
-        anubis(lab, "selen", "request", "up", "jacinth", "--config", "/run/jacinth.conf")
+        anubis(lab, "selen", "request", "up", "house", "--config", "/run/house.conf")
         assert page(lab, "selen", LEAF[6]).startswith(IN_THE_HOUSE)
-        anubis(lab, "selen", "request", "down", "jacinth", "--config", "/run/jacinth.conf")
+        anubis(lab, "selen", "request", "down", "house", "--config", "/run/house.conf")
 
 
 def test_a_laptop_joins(lab: Lab) -> None:
@@ -200,14 +200,14 @@ def test_a_laptop_joins(lab: Lab) -> None:
         joined = lab.run("xena", "anubis", "join", "-", input=invitation, check=True)
         lab.daemon("xena").start()
         try:
-            assert anubis(lab, "xena", "up", "jacinth", "--timeout", "1s", status=3).stdout == ""
+            assert anubis(lab, "xena", "up", "house", "--timeout", "1s", status=3).stdout == ""
             lab.run("jacinth", "anubis", "peer", "add", "--from", "-", input=joined.stdout,
                     check=True)  # fmt: skip
             anubis(lab, "jacinth", "reload")
-            anubis(lab, "xena", "up", "jacinth")
+            anubis(lab, "xena", "up", "house")
             assert is_up(lab, "xena")
             assert page(lab, "xena", LEAF[4]).startswith(IN_THE_HOUSE)
-            anubis(lab, "xena", "down", "jacinth")
+            anubis(lab, "xena", "down", "house")
         finally:
             lab.daemon("xena").stop()
     lab.daemon("xena").start()
