@@ -1,7 +1,4 @@
-"""The authorized-peers files, as the commands that change them have them in hand.
-
-The daemon hears of what is changed and takes it up; with `Watch = no` it waits for `anubis reload`.
-"""
+"""The authorized-peers files, as the commands that change them have them in hand."""
 
 # ruff: noqa: PLC0415  the files and what they need are imported where they are used
 
@@ -19,9 +16,7 @@ if TYPE_CHECKING:
     from anubis.files.authorized_peers import HostFiles
     from anubis.files.peer_editor import PeerEditor
 
-__all__ = ["NOTE", "editor", "load", "one_line", "stanza"]
-
-NOTE = "the daemon takes it up by itself (with Watch = no: anubis reload)"
+__all__ = ["editor", "load", "one_line", "stanza", "when"]
 
 
 def load(config_path: Path) -> HostFiles:
@@ -36,6 +31,13 @@ def editor(host: HostFiles) -> PeerEditor:
     from anubis.files.peer_editor import PeerEditor
 
     return PeerEditor(host.config.authorized_peers_path, host.own_keys())
+
+
+def when(host: HostFiles) -> str:
+    """Say from when on a change counts."""
+    if host.config.watch:
+        return "the daemon takes it up by itself"
+    return "it counts from the next: anubis reload"
 
 
 def stanza(values: Mapping[str, str | None]) -> str:

@@ -110,6 +110,6 @@ def _told(files: Iterable[WrittenFile], invited: Invitation, own: OwnKeys) -> st
         "",
         f"This is the answer: the administrator of {gateway.name} gives all of it to",
         "    anubis peer add --from -",
-        f"and reloads. Then, here: systemctl enable --now anubis; anubis up {gateway.name}",
+        f"Then, here: systemctl enable --now anubis; anubis up {gateway.name}",
     ]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anubis.cli.authorized import NOTE, editor, load, one_line
+from anubis.cli.authorized import editor, load, one_line, when
 from anubis.cli.options import json_option, peer_argument
 from anubis.cli.output import json_errors, printable, say, say_json
 from anubis.cli.peer_add import add
@@ -90,30 +90,33 @@ def show(config_path: Path, name: str, as_json: bool) -> None:
 @click.argument("new")
 @click.pass_obj
 def rename(config_path: Path, name: str, new: str) -> None:
-    """Call the peer NAME otherwise: NEW. A reload ends a connection of the old name."""
-    peer = editor(load(config_path)).rename(name, one_line("Name", new))
-    say(f"{peer.name} is called {new.lower()} now; {NOTE}")
+    """Call the peer NAME otherwise: NEW. That ends a connection of the old name."""
+    host = load(config_path)
+    peer = editor(host).rename(name, one_line("Name", new))
+    say(f"{peer.name} is called {new.lower()} now; {when(host)}")
 
 
 @command.command("remove")
 @peer_argument
 @click.pass_obj
 def remove(config_path: Path, name: str) -> None:
-    """Authorize the peer NAME no more. A reload cuts it off, with a live connection and all.
+    """Authorize the peer NAME no more. It is cut off, with a live connection and all.
 
     Of somebody who was invited: withdraw the invitation.
     """
-    entry = editor(load(config_path)).remove(name)
-    say(f"{entry.name} is removed from {entry.location.path}; {NOTE}")
+    host = load(config_path)
+    entry = editor(host).remove(name)
+    say(f"{entry.name} is removed from {entry.location.path}; {when(host)}")
 
 
 @command.command("disable")
 @peer_argument
 @click.pass_obj
 def disable(config_path: Path, name: str) -> None:
-    """Have the entry NAME stay and count no more. A reload cuts it off, as if it were removed."""
-    peer = editor(load(config_path)).enable(name, enabled=False)
-    say(f"{peer.name} is disabled; {NOTE}")
+    """Have the entry NAME stay and count no more. It is cut off, as if it were removed."""
+    host = load(config_path)
+    peer = editor(host).enable(name, enabled=False)
+    say(f"{peer.name} is disabled; {when(host)}")
 
 
 @command.command("enable")
@@ -121,5 +124,6 @@ def disable(config_path: Path, name: str) -> None:
 @click.pass_obj
 def enable(config_path: Path, name: str) -> None:
     """Have the entry NAME count again."""
-    peer = editor(load(config_path)).enable(name, enabled=True)
-    say(f"{peer.name} is enabled; {NOTE}")
+    host = load(config_path)
+    peer = editor(host).enable(name, enabled=True)
+    say(f"{peer.name} is enabled; {when(host)}")

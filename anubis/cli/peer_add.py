@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from anubis.cli.authorized import NOTE, editor, load, stanza
+from anubis.cli.authorized import editor, load, stanza, when
 from anubis.cli.handover import form_options, sent
 from anubis.cli.output import say
 from anubis.cli.own_host import host_options
@@ -113,5 +113,6 @@ def _add_host(config_path: Path, options: Mapping[str, Any]) -> None:
             "Endpoint": options["endpoint"],
         }
     )
-    peer = editor(load(config_path)).add(section)
-    say(f"{peer.name} is added to {peer.location.path}; {NOTE}")
+    host = load(config_path)
+    peer = editor(host).add(section)
+    say(f"{peer.name} is added to {peer.location.path}; {when(host)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anubis.cli.authorized import NOTE, editor, load
+from anubis.cli.authorized import editor, load, when
 from anubis.cli.handover import received
 from anubis.cli.output import printable, say
 from anubis.errors import BadRequest
@@ -42,5 +42,5 @@ def admit(config_path: Path, name: str | None, file: Path) -> None:
         )
     keys = {"PublicKey": str(answer.keys.production), "ControlPublicKey": str(answer.keys.control)}
     peer = editor(host).admit(kept, keys)
-    say(f"{peer.name} is added to {peer.location.path}; {NOTE}")
+    say(f"{peer.name} is added to {peer.location.path}; {when(host)}")
     say(f"its control address is {peer.control.routable}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anubis.cli.authorized import NOTE, editor, load, stanza
+from anubis.cli.authorized import editor, load, stanza, when
 from anubis.cli.handover import forms_of, handed_over
 from anubis.cli.output import note
 from anubis.cli.own_host import given_host, parsed, parsed_list
@@ -48,7 +48,7 @@ def add_phone(config_path: Path, options: Mapping[str, Any]) -> None:
     )
     with handed_over(text, compact(text), forms):
         peer = editor(host).add(section)
-    note(f"{peer.name} is added to {peer.location.path}; {NOTE}")
+    note(f"{peer.name} is added to {peer.location.path}; {when(host)}")
     note(f"its page, while its tunnel is on: {_page(host, phone)}")
 
 

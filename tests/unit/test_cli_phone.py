@@ -147,7 +147,7 @@ def test_its_entry_is_authorized(config: Path) -> None:
     )
     assert entry.one_shot
     assert entry.control_public_key == entry.public_key
-    told = f"selen is added to {config.with_name('authorized_peers')}; the daemon takes it up"
+    told = f"selen is added to {config.with_name('authorized_peers')}; the daemon takes it up by"
     assert done.stderr.startswith(told)
 
 

@@ -72,7 +72,9 @@ def test_add_appends_a_section(config: Path) -> None:
     words = ("add", "leaf", "--public-key", KEYS[3], "--allowed-ips", "10.0.0.4/32")
     more = ("--allowed-ips", "fd00::4/128", "--endpoint", "leaf.example.org:4296")
     done = call(*words, *more, config=config)
-    assert done.output.startswith(f"leaf is added to {peers_file(config)}; the daemon takes it up")
+    assert done.output.startswith(
+        f"leaf is added to {peers_file(config)}; the daemon takes it up by itself"
+    )
     assert peers_file(config).read_text() == (
         f"{TEXT}\n[Peer]\nName = leaf\nPublicKey = {KEYS[3]}\n"
         "AllowedIPs = 10.0.0.4/32, fd00::4/128\nEndpoint = leaf.example.org:4296\n"
@@ -223,3 +225,11 @@ def test_who_is_not_there_is_told(config: Path, verb: str) -> None:
     error = call(verb, "xen", config=config).exception
     assert isinstance(error, UnknownConnection)
     assert error.hint == "did you mean xena?"
+
+
+def test_without_watch_a_reload_is_named(config: Path) -> None:
+    """Who has to do something more is told what."""
+    config.write_text(config.read_text() + "\n[Authorization]\nWatch = no\n")
+    told = "it counts from the next: anubis reload\n"
+    assert call("disable", "xena", config=config).output == f"xena is disabled; {told}"
+    assert call("remove", "xena", config=config).output.endswith(told)
