@@ -5,6 +5,7 @@ Changes nothing. Only `--diff` asks the daemon.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,15 +68,13 @@ def command(config_path: Path, *, diff: bool, as_json: bool) -> None:
 
 def _summary(host: HostFiles) -> str:
     names = list(host.peers.names())
-    listed = ", ".join(names[:_SHOWN_NAMES])
-    if len(names) > _SHOWN_NAMES:
-        listed += f" and {len(names) - _SHOWN_NAMES} more"
     own = host.own_keys()
     count = f"{len(names)} peer" if len(names) == 1 else f"{len(names)} peers"
     return "\n".join(
         (
-            f"{count} in {host.config.authorized_peers_path}" + (f": {listed}" if names else ""),
-            *_set_aside(host),
+            f"{count} in {host.config.authorized_peers_path}"
+            + (f": {_listed(names)}" if names else ""),
+            *_besides(host),
             f"this host: control address       {own.control_addresses.routable}",
             f"           production public key {own.production}",
             f"           control public key    {own.control}",
@@ -83,19 +82,27 @@ def _summary(host: HostFiles) -> str:
     )
 
 
-def _set_aside(host: HostFiles) -> list[str]:
-    """Return a line for those who stand in the files and are not authorized, if there are any."""
-    disabled, invited = _disabled(host), [kept.name for kept in host.entries.reserved]
-    parts = []
-    for names, what in ((disabled, "disabled"), (invited, "invited")):
-        if names:
-            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-            parts.append(f"{what}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+def _set_aside(host: HostFiles) -> dict[str, list[str]]:
+    """Return those who stand in the files and are not authorized, by the reason."""
+    return {
+        "disabled": [entry.name for entry in host.entries if not entry.enabled],
+        "expired": [
+            entry.name
+            for entry in host.entries
+            if entry.enabled and host.peers.by_name(entry.name) is None
+        ],
+        "invited": [kept.name for kept in host.entries.reserved],
+    }
+
+
+def _besides(host: HostFiles) -> list[str]:
+    parts = [f"{why}: {_listed(names)}" for why, names in _set_aside(host).items() if names]
     return [f"besides, {'; '.join(parts)}"] if parts else []
 
 
-def _disabled(host: HostFiles) -> list[str]:
-    return [entry.name for entry in host.entries if not entry.enabled]
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def _facts(host: HostFiles) -> dict[str, object]:
@@ -104,8 +111,7 @@ def _facts(host: HostFiles) -> dict[str, object]:
         "config": str(host.config.path),
         "authorized_peers": str(host.config.authorized_peers_path),
         "peers": list(host.peers.names()),
-        "disabled": _disabled(host),
-        "invited": [kept.name for kept in host.entries.reserved],
+        **_set_aside(host),
         "control_address": str(own.control_addresses.routable),
         "production_public_key": str(own.production),
         "control_public_key": str(own.control),

@@ -228,15 +228,21 @@ def test_check_tells_who_is_not_authorized(etc: Path) -> None:
     (etc / "authorized_peers").write_text(
         f"[Peer]\nName = xena\nPublicKey = {'A' * 41}CA=\nAllowedIPs = 10.0.0.2\nEnabled = no\n"
         f"[Peer]\nName = selen\nPublicKey = {'A' * 41}EA=\nAllowedIPs = 10.0.0.3\n"
+        f"[Peer]\nName = sol\nPublicKey = {'A' * 41}GA=\nAllowedIPs = 10.0.0.5\n"
+        "Expires = 2001-01-31\n"
         "[Invitation]\nName = luna\nAllowedIPs = 10.0.0.4\nNumber = 00ff00ff00ff00ff\n"
         "Expires = 2027-01-31T18:00Z\n"
     )
     output = call("check", "--config", etc / "anubis.conf").output
     assert f"1 peer in {etc}/authorized_peers: selen\n" in output
-    assert "besides, disabled: xena; invited: luna\n" in output
+    assert "besides, disabled: xena; expired: sol; invited: luna\n" in output
     facts = json.loads(call("check", "--config", etc / "anubis.conf", "--json").output)
     assert facts["peers"] == ["selen"]
-    assert (facts["disabled"], facts["invited"]) == (["xena"], ["luna"])
+    assert [facts[why] for why in ("disabled", "expired", "invited")] == [
+        ["xena"],
+        ["sol"],
+        ["luna"],
+    ]
 
 
 def test_a_difference_lists_many_and_not_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +268,7 @@ def test_check_in_json_has_the_facts(etc: Path) -> None:
         "authorized_peers": f"{etc}/authorized_peers",
         "peers": [],
         "disabled": [],
+        "expired": [],
         "invited": [],
         "control_address": str(own.control_addresses.routable),
         "production_public_key": str(own.production),
