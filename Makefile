@@ -23,8 +23,8 @@ FISH_SCRIPT := /usr/share/fish/vendor_completions.d/anubis.fish
 COMPLETION = _ANUBIS_COMPLETE=$(1)_source $(DESTDIR)$(PREFIX)/bin/python -B \
 	-c 'from anubis.cli import main; main()'
 
-.PHONY: help demo fuzz test test-fuzz test-kernel test-systemd check machine machine-system install \
-	files packages tests-system lock clean system
+.PHONY: help demo fuzz test test-fuzz test-kernel test-packages test-systemd check machine machine-system \
+	install files packages tests-system lock clean system
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +37,7 @@ test: check machine tests-system  ## check, then run every test
 	@$(MAKE) --no-print-directory test-fuzz
 	@$(MAKE) --no-print-directory test-kernel
 	@$(MAKE) --no-print-directory test-systemd
+	@$(MAKE) --no-print-directory test-packages
 
 test-fuzz: $(STAMP)  ## search a little for inputs that break a promise
 	$(BIN)/python -m tests.fuzz --if-possible
@@ -53,10 +54,16 @@ test-kernel: machine  ## backends and main path, with the WireGuard of a real ke
 		$(BIN)/python -m pytest -p no:cacheprovider --durations=5 --kernel $(SELECTED)
 
 test-systemd: machine  ## the installed service, under a systemd that runs a whole machine
-	$(ROOT) tests/on-a-layer tests/systemd/prepare \
+	$(ROOT) tests/on-a-layer tests/systemd/bare tests/systemd/prepare \
 		$(BIN)/python -m tests.machine --systemd --seconds 1500 -- \
 		$(BIN)/python -m pytest \
 		-p no:cacheprovider --timeout=600 --durations=3 -rP tests/systemd/service_tests.py
+
+test-packages: machine packages  ## the Debian package, in that machine, from installation to purge
+	$(ROOT) tests/on-a-layer tests/systemd/bare \
+		$(BIN)/python -m tests.machine --systemd --seconds 1500 -- \
+		$(BIN)/python -m pytest \
+		-p no:cacheprovider --timeout=600 --durations=8 -rP tests/systemd/package_tests.py
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -95,10 +102,10 @@ files:
 # shows here.
 packages: $(STAMP) | tests-system  ## in dist/: a wheel, an sdist and a Debian package
 	@rm -rf dist build
-	@$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
-	@mkdir -p build
+	@mkdir build
+	@$(BIN)/python -m build --no-isolation --outdir dist . &> build/log || { cat build/log; exit 1; }
 	@tar -xzf dist/*.tar.gz -C build
-	@cd build/*/ && dpkg-buildpackage --build=binary --no-sign > ../log 2>&1 || { cat ../log; exit 1; }
+	@cd build/*/ && dpkg-buildpackage --build=binary --no-sign &> ../log || { cat ../log; exit 1; }
 	@mv build/*.deb dist/
 	@rm -rf build
 	@ls dist/*

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from anubis.cli.app import anubis_group
 from tests.fake_daemon import DEADLINE, fake_daemon
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +112,34 @@ def test_peers_are_those_of_the_files(tmp_path: Path) -> None:
     assert ask(f"{group} rename s", tmp_path / "none") == ["selen", "surya"]
     (tmp_path / "authorized_peers").unlink()
     assert ask(f"{group} remove ", tmp_path / "none") == ["surya"]
+
+
+def unnamed(group: click.Group, context: click.Context) -> Iterator[str]:
+    """Yield the commands below a group for whose NAME nothing is offered."""
+    for word in group.list_commands(context):
+        command = group.get_command(context, word)
+        assert command is not None
+        inner = click.Context(command, context, info_name=word)
+        inner.params["config_path"] = Path(os.environ["CONFIG"])
+        for parameter in command.params:
+            if parameter.name == "name" and isinstance(parameter, click.Argument):
+                offered = [item.value for item in parameter.shell_complete(inner, "jac")]
+                if offered != ["jacinth"]:
+                    yield inner.command_path
+        if isinstance(command, click.Group):
+            yield from unnamed(command, inner)
+
+
+def test_every_name_that_there_is_already_is_offered(
+    daemon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every command, but for those that take a new one, and for one that has no daemon."""
+    (tmp_path / "anubis.conf").touch()
+    (tmp_path / "authorized_peers").write_text("[Peer]\nName = jacinth\n")
+    monkeypatch.setenv("ANUBIS_SOCKET", str(daemon))
+    monkeypatch.setenv("CONFIG", str(tmp_path / "anubis.conf"))
+    found = set(unnamed(anubis_group, click.Context(anubis_group, info_name="anubis")))
+    assert found == {"anubis invite", "anubis peer add", "anubis request"}
 
 
 def test_without_a_daemon_nothing_is_said(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ class Ping:
         assert found is not None, self._said
         return int(found[1]), int(found[2])
 
+    @property
+    def lost(self) -> set[int]:
+        """Which packets were not answered, but for the last, which may have been under way."""
+        return set(range(1, self.counts[0])) - set(
+            map(int, re.findall(r"icmp_seq=(\d+)", self._said))
+        )
+
 
 def drop_in(name: str, *lines: str) -> Path:
     """Add to the unit's section [Service], as `systemctl edit` does, and return the file."""

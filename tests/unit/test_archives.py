@@ -51,7 +51,7 @@ def content(wheel: Path) -> dict[str, bytes]:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a copy of the repository in which nothing was built."""
     tree = tmp_path_factory.mktemp("tree") / "anubis"
-    shutil.copytree(ROOT, tree, ignore=lambda _, names: filter(MADE.fullmatch, names))
+    shutil.copytree(ROOT, tree, ignore=lambda _, names: list(filter(MADE.fullmatch, names)))
     return tree
 
 
