@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from anubis.events import (
     event_from_json,
 )
 from anubis.forecast import Difference, Plan
+from anubis.happening import Happening
 from anubis.http_reader import Answer, Silence
 
 __all__ = ["SOCKET_PATH", "Client"]
@@ -35,6 +36,7 @@ _JOURNAL = "journalctl -u anubis -n 50 may tell why"
 
 _PLAN_SECONDS = 5.0  # for a name server
 _RELOAD_SECONDS = 120.0  # a million entries take their time
+_HEARTBEAT = 15.0  # seconds between signs of life in a stream of events
 
 _T = TypeVar("_T")
 
@@ -101,6 +103,40 @@ class Client:
         wishes = _wishes(lease_seconds, pinned=pinned)
         return self._change("switch", name, wishes, timeout_seconds, on_step)
 
+    def log(self, name: str) -> list[Happening]:
+        """Return what happened to a connection and, meanwhile, to the host, the older first.
+
+        Raises UnknownConnection.
+        """
+        path = f"/v1/connections/{check_name(name)}/log"
+        with closing(self._call("GET", path, b"", self.timeout, _read_log)) as answers:
+            for log in answers:
+                return log
+        raise _broken_off()
+
+    def events(self, on_open: Callable[[], None] | None = None) -> Iterator[Happening]:
+        """Yield what happens from now on, as it happens, to any connection and to the host.
+
+        `on_open` is called once the daemon listens to us: what happens after that is told. The end
+        is always an error: LocalFailure if this caller reads too slowly or the daemon stops.
+        """
+        silence = _HEARTBEAT + self.timeout
+        calls = self._lines("GET", "/v1/events", b"", silence, on_open=on_open, endless=True)
+        with closing(calls) as lines:
+            for line in lines:
+                if line.strip():  # an empty one only says that the daemon is there
+                    match _read(_read_event, line):
+                        case ErrorEvent() as error:
+                            raise error.to_error()
+                        case Happening() as happening:
+                            yield happening
+        raise _broken_off()
+
+    def metrics(self) -> str:
+        """Return what is counted and measured, in Prometheus's text format."""
+        with closing(self._lines("GET", "/v1/metrics", b"", self.timeout)) as lines:
+            return b"".join(line + b"\n" for line in lines).decode()
+
     def reload(self) -> Reloaded:
         """Have the authorized-peers file read anew; who was removed from it is cut off.
 
@@ -166,15 +202,31 @@ class Client:
         read: Callable[[Mapping[str, object]], _T],
     ) -> Generator[_T, None, None]:
         """Yield what `read` makes of each JSON object in the answer, `silence` seconds apart."""
+        with closing(self._lines(method, path, body, silence)) as lines:
+            for line in lines:
+                yield _read(read, line)
+
+    def _lines(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        silence: float,
+        *,
+        on_open: Callable[[], None] | None = None,
+        endless: bool = False,
+    ) -> Generator[bytes, None, None]:
+        """Yield each line of the answer; an answer that is an error is raised."""
         with self._connect() as connection:
             try:
                 _send(connection, method, path, body, silence)
                 answer = Answer(connection, silence)
-                for line in answer.lines():
-                    data = _parse(line)
+                if on_open is not None and answer.status == 200:
+                    on_open()
+                for line in answer.lines(endless=endless):
                     if answer.status != 200:
-                        raise ErrorEvent.from_json(data).to_error()
-                    yield read(data)
+                        raise ErrorEvent.from_json(_parse(line)).to_error()
+                    yield line
             except Silence:
                 raise LocalFailure(
                     f"the daemon did not answer within {silence:g} s", _JOURNAL
@@ -182,7 +234,7 @@ class Client:
             except OSError as error:
                 raise _broken_off(error.strerror) from None
             except ValueError as error:
-                raise LocalFailure(f"the daemon's answer makes no sense: {error}") from None
+                raise _nonsense(error) from None
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -228,6 +280,29 @@ def _read_status(data: Mapping[str, object]) -> list[ConnectionStatus]:
     if not isinstance(connections, list) or not all(isinstance(c, dict) for c in connections):
         raise ValueError("connections is not a list of objects")
     return [ConnectionStatus.from_json(each) for each in connections]
+
+
+def _read_log(data: Mapping[str, object]) -> list[Happening]:
+    log = data.get("log")
+    if not isinstance(log, list) or not all(isinstance(each, dict) for each in log):
+        raise ValueError("log is not a list of objects")
+    return [Happening.from_json(each) for each in log]
+
+
+def _read(read: Callable[[Mapping[str, object]], _T], line: bytes) -> _T:
+    """Return what `read` makes of a line; raises LocalFailure if it can make nothing of it."""
+    try:
+        return read(_parse(line))
+    except ValueError as error:
+        raise _nonsense(error) from None
+
+
+def _read_event(data: Mapping[str, object]) -> Happening | ErrorEvent:
+    return ErrorEvent.from_json(data) if data.get("event") == "error" else Happening.from_json(data)
+
+
+def _nonsense(error: ValueError) -> LocalFailure:
+    return LocalFailure(f"the daemon's answer makes no sense: {error}")
 
 
 def _cannot_connect(path: str, error: OSError) -> AnubisError:

@@ -42,8 +42,11 @@ class Answer:
         self.status = self._read_status()
         self.headers = dict(self._read_headers())
 
-    def lines(self) -> Iterator[bytes]:
-        """Read the body line by line, each within `silence` seconds of the one before it."""
+    def lines(self, *, endless: bool = False) -> Iterator[bytes]:
+        """Read the body line by line, each within `silence` seconds of the one before it.
+
+        One that may be `endless` is bounded line by line, any other as a whole.
+        """
         line = bytearray()
         size = 0
         self._rearm()
@@ -56,6 +59,8 @@ class Answer:
                 yield bytes(line + end)
                 line.clear()
                 self._rearm()
+                if endless:
+                    size = len(rest)
             line += rest
         if line:
             yield bytes(line)

@@ -16,6 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from anubis.daemon.api import ApiServer, Report
+from anubis.daemon.audience import Audience
 from anubis.daemon.calls import Terms
 from anubis.errors import (
     ConfigError,
@@ -27,11 +28,42 @@ from anubis.errors import (
     nearest,
 )
 from anubis.events import ConnectionStatus, Reloaded, Result
+from anubis.exposition import Metric, expose
 from anubis.forecast import ChangedEntry, Difference, Obstacle, Plan, PlannedStep
+from anubis.happening import Happening
 
 DEADLINE = 20.0  # seconds, for whatever a test waits for
 
 NAMES = ("broken", "buggy", "jacinth", "leaf", "selen", "slow", "surya", "xena")
+
+
+CONNECTIONS = (
+    ConnectionStatus(
+        "jacinth",
+        "up",
+        "initiator",
+        "2026-11-20T11:56:00Z",
+        28700,
+        "203.0.113.1:4296",
+        12.5,
+        1_258_291,
+        512,
+    ),
+    ConnectionStatus(
+        "leaf",
+        "up",
+        "initiator",
+        "2026-11-20T11:57:00Z",
+        3600,
+        "203.0.113.7:4296",
+        10.0,
+        1,
+        2,
+        pinned=True,
+    ),
+    ConnectionStatus("surya", "down", ended="shutdown"),
+    ConnectionStatus("selen", "down", pinned=True, retry_seconds=12.5),
+)
 
 
 class FakeClock:
@@ -50,6 +82,7 @@ class FakeOperations:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.calls: list[tuple[object, ...]] = []
+        self.connections = list(CONNECTIONS)
         self.problems: tuple[Problem, ...] = ()  # of the files that a reload reads
         self._begun = 0.0  # milliseconds; when the change under way arrived
         self.waiting = threading.Event()  # "slow" has begun
@@ -62,34 +95,7 @@ class FakeOperations:
         if name == "buggy":
             raise KeyError(name)
         self._check(name or "jacinth")
-        entries = [
-            ConnectionStatus(
-                "jacinth",
-                "up",
-                "initiator",
-                "2026-11-20T11:56:00Z",
-                28700,
-                "203.0.113.1:4296",
-                12.5,
-                1_258_291,
-                512,
-            ),
-            ConnectionStatus(
-                "leaf",
-                "up",
-                "initiator",
-                "2026-11-20T11:57:00Z",
-                3600,
-                "203.0.113.7:4296",
-                10.0,
-                1,
-                2,
-                pinned=True,
-            ),
-            ConnectionStatus("surya", "down", ended="shutdown"),
-            ConnectionStatus("selen", "down", pinned=True, retry_seconds=12.5),
-        ]
-        return [entry for entry in entries if name in {None, entry.name}]
+        return [entry for entry in self.connections if name in {None, entry.name}]
 
     async def reload(self) -> Reloaded:
         self.calls.append(("reload",))
@@ -216,13 +222,43 @@ class FakeOperations:
         report(step, detail, connection)
 
 
+NOON = 1795694160.0  # 2026-11-26 11:56:00 UTC
+
+HISTORY = (
+    Happening("ready", NOON - 60, NOON - 60, None, {"peers": 8, "control_address": "fd61::1"}),
+    Happening("up", NOON, NOON, "jacinth", {"role": "initiator", "lease": 28800}),
+    Happening("renewed", NOON + 14400, NOON + 43200, "jacinth", {"lease": 28800}, 3),
+    Happening("vanished", NOON + 50000, NOON + 50000, None, {"what": "IPv4 rule 21430"}),
+    Happening("down", NOON + 50060, NOON + 50060, "jacinth", {"reason": "\x1b[31mshutdown"}),
+)
+
+
+class FakeRecords:
+    """A past that is known, and an audience to which a test can tell more."""
+
+    def __init__(self) -> None:
+        self.audience = Audience()
+
+    def log(self, name: str) -> list[Happening]:
+        if name not in NAMES:
+            raise UnknownConnection(f"no connection is called {name!r}", nearest(name, NAMES))
+        return [each for each in HISTORY if each.connection in {None, name}]
+
+    async def metrics(self) -> str:
+        up = Metric("anubis_connection_up", "gauge", "Whether a connection is up.")
+        return expose([up.add(1, connection="jacinth").add(0, connection="selen")])
+
+
 class FakeDaemon:
     """A running ApiServer in a thread of its own."""
 
     def __init__(self, path: Path, group: str = "anubis") -> None:
         self.path = path
         self.operations = FakeOperations()
-        self.server = ApiServer(self.operations, path, group=group, clock=self.operations.clock)
+        self.records = FakeRecords()
+        self.server = ApiServer(
+            self.operations, self.records, path, group=group, clock=self.operations.clock
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -230,12 +266,33 @@ class FakeDaemon:
         self._thread.start()
         self.run(self.server.start)
 
-    def stop(self) -> None:
+    def stop_serving(self) -> None:
+        """End as a daemon does that is stopped."""
         self.run(self.server.stop)
+
+    def stop(self) -> None:
+        self.stop_serving()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE)
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+    def tell(self, *happenings: Happening) -> None:
+        """Have those who listen hear something."""
+
+        async def tell() -> None:
+            for happening in happenings:
+                self.records.audience.tell(happening)
+
+        self.run(tell)
+
+    def dismiss(self) -> None:
+        """Have those who listen told that this is all."""
+
+        async def dismiss() -> None:
+            self.records.audience.dismiss()
+
+        self.run(dismiss)
 
     def run(self, what: Callable[[], Coroutine[None, None, None]]) -> None:
         """Run a coroutine in the daemon's thread."""

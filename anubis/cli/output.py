@@ -28,6 +28,7 @@ __all__ = [
     "printable",
     "say",
     "say_json",
+    "stream",
     "warn",
 ]
 
@@ -48,6 +49,16 @@ def say(text: str, end: str = "\n") -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def stream(text: str, end: str = "\n") -> None:
+    """Write to standard output as one of many lines. Raises BrokenPipeError if nobody reads."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def say_json(data: Mapping[str, object]) -> None:

@@ -31,18 +31,31 @@ _HEADINGS = (
 
 @click.command(name="status")
 @click.argument("name", required=False, shell_complete=connections())
+@click.option("--watch", "watched", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @json_option
-def command(name: str | None, as_json: bool) -> None:
-    """Show all connections, or only NAME."""
+def command(name: str | None, watched: bool, as_json: bool) -> None:
+    """Show all connections, or only NAME.
+
+    With --watch, where there is no terminal, or with --json, a connection is told whenever
+    something of it has changed but its times and bytes.
+    """
     with json_errors(name, as_json=as_json):
+        if watched:
+            from anubis.cli.watch import watch  # noqa: PLC0415 (most do not watch)
+
+            watch(name, _text, as_json=as_json)
+            return
         connections = Client().status(name)
         if as_json:
             say_json({"connections": [each.to_json() for each in connections]})
             return
-    if connections:
-        say("\n".join(_table(connections)))
-    else:
-        say("no connections: the authorized-peers file has no entries")
+    say(_text(connections))
+
+
+def _text(connections: Sequence[ConnectionStatus]) -> str:
+    if not connections:
+        return "no connections: the authorized-peers file has no entries"
+    return "\n".join(_table(connections))
 
 
 def _table(connections: Sequence[ConnectionStatus]) -> list[str]:

@@ -1,8 +1,8 @@
 """The HTTP API on the unix socket: `docs/api.md` is its contract.
 
 Owns what becomes of a call: who may make it, what is done, and the stream of steps that tells of
-it. What is done lies behind `Operations`; `calls` reads what is asked, `callers` knows who asks,
-`http` and `listener` carry it.
+it. What is done lies behind `Operations`, what is only told behind `Records`; `calls` reads what is
+asked, `callers` knows who asks, `http` and `listener` carry it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,27 @@ from aiohttp import web
 
 from anubis.daemon import http, log
 from anubis.daemon.aside import Aside
+from anubis.daemon.audience import Audience, TooManyListeners
 from anubis.daemon.callers import Caller, check_may_change
-from anubis.daemon.calls import Change, PlanCall, ReloadCall, StatusCall, Terms, parse_call
+from anubis.daemon.calls import (
+    Change,
+    EventsCall,
+    LogCall,
+    MetricsCall,
+    PlanCall,
+    ReloadCall,
+    StatusCall,
+    Terms,
+    parse_call,
+)
 from anubis.daemon.listener import Listener, accept, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
 from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
+from anubis.exposition import CONTENT_TYPE
 from anubis.forecast import Difference, Plan
+from anubis.happening import Happening
 
-__all__ = ["ApiServer", "Operations", "Report"]
+__all__ = ["ApiServer", "Operations", "Records", "Report"]
 
 MAX_CHANGES = 64  # at once
 MAX_ASKING = 64  # callers whom the user database is asked about at once
@@ -75,6 +88,20 @@ class Operations(Protocol):
         """Tell what `up` of a connection would do."""
 
 
+class Records(Protocol):
+    """What the API can tell without asking for anything to be done."""
+
+    @property
+    def audience(self) -> Audience:
+        """Those who listen to what happens."""
+
+    def log(self, name: str) -> list[Happening]:
+        """Tell what happened to a connection. Raises UnknownConnection."""
+
+    async def metrics(self) -> str:
+        """Tell what is counted and measured, in Prometheus's text format."""
+
+
 class ApiServer:
     """Serves the API at `path`. Members of `group` may change things, as may root.
 
@@ -84,12 +111,14 @@ class ApiServer:
     def __init__(
         self,
         operations: Operations,
+        records: Records,
         path: Path,
         *,
         group: str = "anubis",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._operations = operations
+        self._records = records
         self._path = path
         self._group = group
         self._clock = clock
@@ -118,6 +147,7 @@ class ApiServer:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         self._stopping = True
+        self._records.audience.dismiss()
         for change in self._changes:
             _roll_back(change)
         if self._changes:
@@ -135,10 +165,9 @@ class ApiServer:
         arrived = self._clock()
         try:
             call = parse_call(request.method, request.path, request.query_string)
-            if isinstance(call, StatusCall):
-                connections = await _explained(self._operations.status(call.name))
-                return http.json_answer({"connections": [each.to_json() for each in connections]})
             caller = http.caller(request)
+            if not isinstance(call, Change | ReloadCall | PlanCall):
+                return await self._tell_of(call, request, caller)
             await self._check_may_change(call, caller)
             if not isinstance(call, Change):
                 call = call.with_body(await http.read_body(request))
@@ -155,6 +184,36 @@ class ApiServer:
             _roll_back(change)
             await asyncio.wait({change})
             _log_end(call, caller, change)
+
+    async def _tell_of(
+        self,
+        call: StatusCall | LogCall | EventsCall | MetricsCall,
+        request: web.BaseRequest,
+        caller: Caller,
+    ) -> web.StreamResponse:
+        """Answer a call that changes nothing."""
+        match call:
+            case StatusCall(name):
+                connections = await _explained(self._operations.status(name))
+                return http.json_answer({"connections": [each.to_json() for each in connections]})
+            case LogCall(name):
+                log = [each.to_json() for each in self._records.log(name)]
+                return http.json_answer({"connection": name, "log": log})
+            case MetricsCall():
+                return http.text_answer(await _explained(self._records.metrics()), CONTENT_TYPE)
+            case EventsCall():
+                return await self._let_listen(request, caller)
+
+    async def _let_listen(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        if self._stopping:
+            raise http.Busy("the daemon is stopping")
+        try:
+            with self._records.audience.listener(caller.uid) as listening:
+                answer = await http.begin_stream(request)
+                await listening.serve(answer)
+                return answer
+        except TooManyListeners as error:
+            raise http.Busy(error.message, error.hint) from None
 
     async def _tell_once(self, call: ReloadCall | PlanCall) -> dict[str, object]:
         if isinstance(call, PlanCall):

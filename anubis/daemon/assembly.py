@@ -17,6 +17,7 @@ from pathlib import Path
 
 from anubis.daemon.api import ApiServer
 from anubis.daemon.carrier import Carrier
+from anubis.daemon.chronicle import Chronicle
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes
@@ -26,14 +27,17 @@ from anubis.daemon.idle import Idle
 from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event
+from anubis.daemon.metrics import Metrics
 from anubis.daemon.notify import feed_watchdog
 from anubis.daemon.one_shot import OneShot
 from anubis.daemon.operations import DaemonOperations
 from anubis.daemon.parts import Parts
 from anubis.daemon.production import Production
+from anubis.daemon.records import DaemonRecords
 from anubis.daemon.reload import Reload
 from anubis.daemon.responding import Responding
 from anubis.daemon.roaming import Roaming
+from anubis.daemon.scrape import Scrape
 from anubis.daemon.serving import Serving
 from anubis.daemon.shares import Shares
 from anubis.daemon.silence import Silence
@@ -50,7 +54,7 @@ from anubis.protocol.channel import Keyring
 from anubis.protocol.responder import Responder
 from anubis.wireguard.backend import Backend
 
-__all__ = ["RUN_DIRECTORY", "Daemon", "first"]
+__all__ = ["RUN_DIRECTORY", "STATE_DIRECTORY", "Daemon", "first"]
 
 RUN_DIRECTORY = Path("/run/anubis")
 STATE_DIRECTORY = Path("/var/lib/anubis")
@@ -79,6 +83,8 @@ class Daemon:
         backend: Backend,
         state_file: StateFile,
         saved: SavedState,
+        *,
+        chronicle: Chronicle,
     ) -> None:
         clock, random = Clock(), os.urandom
         config, peers = host.config, host.peers
@@ -145,7 +151,11 @@ class Daemon:
             parts, self.reload.now, self.reload.foresee
         )
         self._leases = Leases(parts, operations.revive)
-        self._api = ApiServer(operations, RUN_DIRECTORY / "anubis.sock")
+        self._chronicle = chronicle
+        metrics = Metrics(parts, self._responder, serving, guard, chronicle)
+        records = DaemonRecords(self._gatekeeper, chronicle, metrics)
+        self._scrape = Scrape(config.metrics_listen, metrics.text)
+        self._api = ApiServer(operations, records, RUN_DIRECTORY / "anubis.sock")
         self._roaming = Roaming(parts, self._leases.wake)
         self._idle = Idle(parts, self._leases.finish)
         suspend = Suspend(parts)
@@ -233,6 +243,8 @@ class Daemon:
             self._idle.run(),
             self._one_shot.run(),
             self.reload.run(),
+            self._chronicle.run(),
+            self._scrape.run(),
         )
         await first(*works, self._operations.settle(), feed_watchdog())
 

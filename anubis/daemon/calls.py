@@ -16,6 +16,9 @@ from anubis.events import DEFAULT_TIMEOUT, LEASE_SECONDS, TIMEOUT_SECONDS, check
 __all__ = [
     "MAX_BODY",
     "Change",
+    "EventsCall",
+    "LogCall",
+    "MetricsCall",
     "NoSuchCall",
     "PlanCall",
     "ReloadCall",
@@ -32,6 +35,7 @@ MAX_BODY = 65536  # bytes
 Verb = Literal["up", "down", "switch"]
 
 _STATUS = re.compile(r"/v1/status(?:/(?P<name>[^/]+))?")
+_LOG = re.compile(r"/v1/connections/(?P<name>[^/]+)/log")
 _RELOAD = "/v1/reload"
 _CHANGE = re.compile(r"/v1/connections/(?P<name>[^/]+)/(?P<verb>up|down|switch)")
 _PLAN = re.compile(r"/v1/connections/(?P<name>[^/]+)/plan")
@@ -54,6 +58,29 @@ class StatusCall:
     """Read one connection, or all of them."""
 
     name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogCall:
+    """Read what happened to one connection."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsCall:
+    """Listen to what happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsCall:
+    """Read what is counted and measured."""
+
+
+_READINGS: dict[str, EventsCall | MetricsCall] = {
+    "/v1/events": EventsCall(),
+    "/v1/metrics": MetricsCall(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +152,19 @@ class Change:
         return replace(self, terms=terms)
 
 
-def parse_call(method: str, path: str, query: str) -> StatusCall | ReloadCall | PlanCall | Change:
+def parse_call(
+    method: str, path: str, query: str
+) -> StatusCall | LogCall | EventsCall | MetricsCall | ReloadCall | PlanCall | Change:
     """Read the request line, of a change all but its body. Raises BadRequest."""
     if match := _STATUS.fullmatch(path):
         _check_request_line("GET", method, query)
         return StatusCall(match["name"] and check_name(match["name"]))
+    if match := _LOG.fullmatch(path):
+        _check_request_line("GET", method, query)
+        return LogCall(check_name(match["name"]))
+    if reading := _READINGS.get(path):
+        _check_request_line("GET", method, query)
+        return reading
     if path == _RELOAD:
         _check_request_line("POST", method, query)
         return ReloadCall()

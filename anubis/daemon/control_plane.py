@@ -21,6 +21,7 @@ from anubis.daemon.interface import Allow, Interface, Making, Settings
 from anubis.daemon.road import Contact, Road, resident
 from anubis.daemon.shares import Shares
 from anubis.errors import LocalFailure, NoAnswer
+from anubis.exposition import Histogram
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 from anubis.files.config import Control
 from anubis.network.changes import Mended
@@ -37,6 +38,7 @@ __all__ = ["ControlPlane"]
 
 _SENT_SECONDS = 0.2  # for WireGuard to encrypt and send what it was given
 _POLL_FIRST = 0.001  # seconds
+_ROUND_TRIPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 KEEPALIVE = 25  # seconds; keeps a NAT mapping while a connection is up
 
 
@@ -56,6 +58,8 @@ class ControlPlane:
         random: Callable[[int], bytes],
     ) -> None:
         self.addresses = control_addresses(private_key.public_key())
+        self.round_trips = Histogram(_ROUND_TRIPS)  # of what was answered
+        self.unanswered = 0  # requests
         self._config = config
         self._private_key = private_key
         self._keyring = keyring
@@ -167,6 +171,11 @@ class ControlPlane:
         self._courier.close()
         await self._interface.remove()
         await self._shares.put("control", NetworkState())
+
+    @property
+    def over_budget(self) -> int:
+        """How many datagrams were not looked at, because their source had sent too many."""
+        return self._courier.over_budget
 
     @property
     def name(self) -> str:
@@ -318,6 +327,7 @@ class ControlPlane:
         exchange = self._courier.exchange(initiator, peer.control.routable)
         contact.asked = True
         watch = asyncio.create_task(road.watch(contact, exchange))
+        began = asyncio.get_running_loop().time()
         try:
             outcome = await exchange.run()
         finally:
@@ -326,7 +336,9 @@ class ControlPlane:
             self._courier.finish(exchange, peer.control.routable)
             await asyncio.gather(watch, return_exceptions=True)
         if isinstance(outcome, NoReply):
+            self.unanswered += 1
             raise _no_answer(peer, contact, outcome)
+        self.round_trips.observe(asyncio.get_running_loop().time() - began)
         contact.asked_anew = initiator.asked_anew
         contact.reach(road.endpoint)
         return outcome

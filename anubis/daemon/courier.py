@@ -66,6 +66,7 @@ class Courier(asyncio.DatagramProtocol):
     """The socket: bound to the control address and to the interface, so to nothing else."""
 
     def __init__(self) -> None:
+        self.over_budget = 0  # datagrams that were not looked at
         self._on_request: Callable[[bytes, IPv6Address, int], None] | None = None
         self._exchanges: dict[IPv6Address, set[Exchange]] = {}
         self._transport: asyncio.DatagramTransport | None = None
@@ -134,6 +135,7 @@ class Courier(asyncio.DatagramProtocol):
         """
         now = asyncio.get_running_loop().time()
         if not self._budget.allows(addr[0], now):
+            self.over_budget += 1
             kept = self._throttle.passes(str(addr[0]), now)
             if kept is not None:
                 fields = {"reason": "over_budget", "source": addr[0], "not_shown": kept or None}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from math import inf
@@ -44,6 +45,7 @@ class Guard:
     def __init__(
         self, shares: Shares, control: ControlPlane, production: Production, table: int
     ) -> None:
+        self.mends: Counter[str] = Counter()  # things that were put right, by how they were found
         self._shares = shares
         self._control = control
         self._production = production
@@ -154,6 +156,7 @@ class Guard:
         """Say what was put right, how fast, and what was not and why; each only once."""
         loop = asyncio.get_running_loop()
         done = [one for one in mended if one.failure is None]
+        self.mends.update(one.how for one in done)
         for how in dict.fromkeys(one.how for one in done):
             things = [one.what for one in done if one.how == how]
             took = 1000 * (loop.time() - began)

@@ -41,6 +41,7 @@ __all__ = [
     "is_short",
     "json_answer",
     "read_body",
+    "text_answer",
 ]
 
 MAX_CONNECTIONS = 512  # of everybody but root, so that root can always get in
@@ -172,6 +173,11 @@ def json_answer(data: Mapping[str, object], status: int = 200) -> web.Response:
         content_type="application/json",
         body=json.dumps(data).encode() + b"\n",
     )
+
+
+def text_answer(text: str, content_type: str) -> web.Response:
+    """Answer with text; `content_type` is the whole header."""
+    return web.Response(headers={**_HEADERS, "Content-Type": content_type}, body=text.encode())
 
 
 def error_answer(error: AnubisError) -> web.Response:

@@ -1,7 +1,8 @@
 """Structured log lines: an event's name, then key=value fields.
 
 Owns the format, for a terminal and for the journal, which gets the fields apart (`journal`) and
-knows the time itself. Refuses to know what is logged; callers never pass secrets.
+knows the time itself. Who wants to hear of events beside the log taps it. Refuses to know what is
+logged; callers never pass secrets.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from anubis.daemon.journal import PRIORITIES, SOCKET, JournalHandler, leads_to_journal
 
-__all__ = ["Throttle", "event", "set_up"]
+__all__ = ["Throttle", "event", "set_up", "tapped"]
 
 codecs.lookup("unicode_escape")  # loaded now: later there may be no descriptor for it
 _logger = logging.getLogger("anubis")
 _PLAIN = re.compile(r"[\w.:/@,+\[\]%-]+", re.ASCII)
 # In the journal a peer is ANUBIS_PEER and what was asked for ANUBIS_VERB, however a line names it.
 _FIELDS = {"connection": "PEER", "call": "VERB"}
+_taps: list[Callable[[str, Mapping[str, object]], None]] = []
 
 
 def set_up(*, debug: bool, journal: Path = SOCKET) -> None:
@@ -41,11 +45,23 @@ def set_up(*, debug: bool, journal: Path = SOCKET) -> None:
 
 def event(level: int, name: str, **fields: object) -> None:
     """Log an event. Values are quoted where they need it; None is left out."""
+    for tap in _taps:
+        tap(name, fields)
     if _logger.isEnabledFor(level):
         texts = {key: _text(value) for key, value in fields.items() if value is not None}
         line = " ".join([name, *(f"{key}={_quote(text)}" for key, text in texts.items())])
         entry = {_FIELDS.get(key, key.upper()): text for key, text in texts.items()}
         _logger.log(level, line, extra={"anubis": {"EVENT": name, **entry}})
+
+
+@contextmanager
+def tapped(tap: Callable[[str, Mapping[str, object]], None]) -> Generator[None, None, None]:
+    """Have `tap` called with each event and its fields, also with those of too low a level."""
+    _taps.append(tap)
+    try:
+        yield
+    finally:
+        _taps.remove(tap)
 
 
 def _text(value: object) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
-from anubis.daemon.assembly import RUN_DIRECTORY, Daemon, first
+from anubis.daemon.assembly import RUN_DIRECTORY, STATE_DIRECTORY, Daemon, first
+from anubis.daemon.chronicle import Chronicle
 from anubis.daemon.edits import Edits
-from anubis.daemon.log import event, set_up
+from anubis.daemon.log import event, set_up, tapped
 from anubis.daemon.notify import notify
 from anubis.daemon.process import credentials_directory, only_one
 from anubis.daemon.state import StateFile
@@ -57,7 +59,12 @@ async def _run(host: HostFiles, read: Callable[[], HostFiles], edits: Edits) -> 
     async with AsyncExitStack() as stack:
         backend = open_backend(host.config.control.backend)
         stack.push_async_callback(backend.close)
-        daemon = Daemon(host, read, backend, state_file, saved)
+        # It hears of everything that is still to come, up to the last word of the daemon.
+        chronicle = Chronicle(STATE_DIRECTORY / "history", time.time)
+        chronicle.load()
+        stack.push_async_callback(chronicle.close)
+        stack.enter_context(tapped(chronicle.on_event))
+        daemon = Daemon(host, read, backend, state_file, saved, chronicle=chronicle)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload.want)
         await stack.enter_async_context(daemon.network)
         stack.push_async_callback(daemon.end)

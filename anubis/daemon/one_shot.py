@@ -151,7 +151,13 @@ class OneShot:
             raise Refusal(403, "the administrator has changed this entry meanwhile", form)
 
     async def _carry_out(self, peer: AuthorizedPeer, verb: Verb, form: Form) -> None:
-        outcome = await self._serving.carry_out(peer.name, verb)
+        word = verb.name.lower()
+        try:
+            outcome = await self._serving.carry_out(peer.name, verb)
+        except AnubisError:
+            self._serving.count(word, Result.FAILED.name.lower())
+            raise
+        self._serving.count(word, outcome.result.name.lower())
         if outcome.result not in (Result.DONE, Result.UNCHANGED):
             raise Refusal(_STATUS.get(outcome.result, 500), outcome.reason, form)
 

@@ -59,10 +59,13 @@ class Responding:
                 level = logging.DEBUG if repeat else logging.WARNING
                 name = "repeated" if repeat else "refused"
                 reason = Result(result).name.lower()
+                # Who is refused by the protocol itself has no verb that could be believed.
+                self._serving.count("unknown", "repeated" if repeat else reason)
                 self._serving.log(level, name, peer, reason=reason, source=source)
                 self._send(answer, source, port)
             case Accepted() as accepted if (why := self._not_now(accepted)) is not None:
                 reply = self._reply(accepted, Outcome(Result.BUSY, why))
+                self._count(accepted, reply)
                 self._send(self._responder.answer(accepted, reply), source, port)
                 self._serving.log(
                     logging.WARNING, "refused", accepted.peer, reason="busy", source=source
@@ -72,6 +75,10 @@ class Responding:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 task.add_done_callback(lambda _: self._serving.release(accepted.peer))
+
+    def _count(self, accepted: Accepted, reply: Reply) -> None:
+        verb, result = Verb(accepted.request.verb), Result(reply.result)
+        self._serving.count(verb.name.lower(), result.name.lower())
 
     def _note_speaker(self, peer: AuthorizedPeer, port: int) -> None:
         """Note whether a daemon has spoken, which is known by its port, or a one-shot."""
@@ -116,6 +123,7 @@ class Responding:
             # A bug. The peer is told all the same: it would ask again until its deadline.
             logging.getLogger(__name__).exception("failed peer=%s", name)
             reply = self._reply(accepted, Outcome(Result.FAILED, _FAILED))
+        self._count(accepted, reply)
         await self._deliver(accepted, self._responder.answer(accepted, reply), source, port)
 
     async def _deliver(

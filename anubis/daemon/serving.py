@@ -63,7 +63,12 @@ class Serving:
         self._budget = Budget(REQUESTS, REQUESTS_OF_ALL)
         self._changes = Budget(CHANGES, CHANGES_OF_ALL)
         self._throttle = Throttle()
+        self.answers: Counter[tuple[str, str]] = Counter()  # by verb and result
         self.is_stopping = False  # nothing is brought up any more
+
+    def count(self, verb: str, result: str) -> None:
+        """Note what a request was answered; both are words of the protocol."""
+        self.answers[verb, result] += 1
 
     def take(self, name: str) -> bool:
         """Take another request of a peer, which is then under way until its `release`, if it may.

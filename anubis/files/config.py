@@ -18,7 +18,7 @@ from anubis.files.ini import BadValue, Grammar, Key, Section, SectionGrammar, pa
 from anubis.files.keyfile import read_guarded
 from anubis.files.own_host import SECTION as HOST_SECTION
 from anubis.files.own_host import Host, parse_host
-from anubis.wireguard.types import IPNetwork
+from anubis.wireguard.types import Endpoint, IPNetwork
 
 __all__ = [
     "AUTHORIZED_PEERS",
@@ -78,6 +78,7 @@ GRAMMAR = Grammar(
             ),
         ),
         SectionGrammar("Authorization", (Key("Watch"),)),
+        SectionGrammar("Metrics", (Key("Listen"),)),
         HOST_SECTION,
     ),
     elsewhere={
@@ -124,6 +125,7 @@ class Config:
     production: Production
     authorized_peers_path: Path
     watch: bool = True  # whether a change of the authorized peers is taken up by itself
+    metrics_listen: Endpoint | None = None  # where metrics are served over TCP, if anywhere
     # What a daemon does depends on none of it: a change needs no restart.
     host: Host = field(default_factory=Host, compare=False)
 
@@ -163,7 +165,7 @@ def parse_config(data: bytes, path: Path) -> Config:
 def _understand(data: bytes, path: Path) -> tuple[Config, list[Problem]]:
     problems: list[Problem] = []
     by_name = {section.grammar.name: section for section in parse(data, path, GRAMMAR, problems)}
-    control, production, authorization, host = (
+    control, production, authorization, metrics, host = (
         by_name.get(known.name, Section(path, 0, known, problems)) for known in GRAMMAR.sections
     )
     config = Config(
@@ -172,6 +174,7 @@ def _understand(data: bytes, path: Path) -> tuple[Config, list[Problem]]:
         production=_production(production, path.parent),
         authorized_peers_path=path.parent / AUTHORIZED_PEERS,
         watch=authorization.one("Watch", fields.yes_or_no, default=True),
+        metrics_listen=metrics.one("Listen", fields.listen_address, None),
         host=parse_host(host),
     )
     _check_apart(config, control, production)

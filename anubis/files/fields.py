@@ -9,19 +9,20 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Interface, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address
 
 from anubis.addresses import CONTROL_PREFIX
 from anubis.durations import parse_duration
 from anubis.files.ini import BadValue, squeeze, suggestion
 from anubis.wireguard.errors import KeyFormatError
 from anubis.wireguard.keys import PresharedKey, PrivateKey, PublicKey
-from anubis.wireguard.types import IPNetwork
+from anubis.wireguard.types import Endpoint, IPNetwork
 
 __all__ = [
     "duration",
     "interface_address",
     "interface_name",
+    "listen_address",
     "name",
     "network",
     "number",
@@ -72,6 +73,23 @@ def port(text: str) -> int:
     if not _DECIMAL.fullmatch(text) or not 1 <= int(text) <= 65535:
         raise BadValue("not a port", "1 to 65535")
     return int(text)
+
+
+def listen_address(text: str) -> Endpoint | None:
+    """Parse an address of this host and a TCP port; `off` is None."""
+    text = squeeze(text)
+    if text.lower() == "off":
+        return None
+    host, _, number_ = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    wrong = BadValue("not an address and a port", "like 127.0.0.1:9586 or [::1]:9586, or off")
+    try:
+        address = ip_address(host[1:-1] if is_bracketed else host)
+    except ValueError:
+        raise wrong from None
+    if "%" in host or (address.version == 6) != is_bracketed:
+        raise wrong
+    return Endpoint(address, port(number_))
 
 
 def persistent_keepalive(text: str) -> int:

@@ -28,6 +28,7 @@ TRANSCRIPTS = sorted(HERE.glob("*.txt"))
 RUN = """
 import sys, os
 import anubis.cli.app, anubis.cli.up, anubis.cli.down, anubis.cli.switch, anubis.cli.status
+import anubis.cli.log, anubis.cli.metrics
 import anubis.cli.check, anubis.cli.plan
 if sys.argv[1] == "nobody":
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -47,6 +47,7 @@ DEFECTS = (
     Defect("datagrams", "protocol/options.py", "if character.isprintable()", "if character"),
     Defect("durations", "durations.py", "if seconds > MAX_DURATION:", "if seconds > 2**40:"),
     Defect("events", "events.py", "except OverflowError:", "except KeyError:"),
+    Defect("history", "daemon/chronicle.py", "(ValueError, RecursionError)", "ValueError"),
     Defect("http_answers", "http_reader.py", "line += rest", "line = bytearray(rest)"),
     Defect(
         "http_requests",

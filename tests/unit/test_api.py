@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from anubis.client import Client
 from anubis.daemon import api, http
+from anubis.daemon.audience import MAX_OF_USER
 from anubis.daemon.callers import Caller, check_may_change
 from anubis.daemon.calls import MAX_BODY
 from anubis.errors import (
@@ -36,7 +37,7 @@ from anubis.errors import (
     Refused,
     UnknownConnection,
 )
-from tests.fake_daemon import DEADLINE, FakeDaemon, fake_daemon
+from tests.fake_daemon import DEADLINE, HISTORY, FakeDaemon, fake_daemon
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
 GROUP = grp.getgrgid(1)  # any group that every system has; the tests make none
@@ -96,6 +97,77 @@ def blocks() -> list[str]:
     return DOCUMENT.read_text().split("```")[1::2]
 
 
+class TestEvents:
+    def lines(self, connection: socket.socket, number: int) -> list[dict[str, object]]:
+        """Read so many lines of a stream that is open."""
+        received = b""
+        while received.count(b"}\n") < number:
+            piece = connection.recv(65536)
+            assert piece, received
+            received += piece
+        return [json.loads(part) for part in received.split(b"\r\n") if part.startswith(b"{")]
+
+    def listen(self, daemon: FakeDaemon) -> socket.socket:
+        """Begin to listen."""
+        connection = connect(daemon.path)
+        connection.sendall(request("GET", "/v1/events"))
+        head = connection.recv(65536)
+        assert b" 200 " in head
+        assert b"application/x-ndjson" in head
+        return connection
+
+    def test_what_happens_is_heard_until_the_caller_leaves(self, daemon: FakeDaemon) -> None:
+        """Line by line, as it happens; who has left is forgotten."""
+        with self.listen(daemon) as connection:
+            daemon.tell(HISTORY[1])
+            assert self.lines(connection, 1) == [HISTORY[1].to_json()]
+            daemon.tell(*HISTORY)
+            assert self.lines(connection, 5) == [each.to_json() for each in HISTORY]
+            assert len(daemon.records.audience) == 1
+        wait_until(lambda: len(daemon.records.audience) == 0)
+
+    def test_one_who_does_not_read_is_cut_off_and_told(self, daemon: FakeDaemon) -> None:
+        """When it reads again, the last line says why."""
+        with self.listen(daemon) as connection:
+            for _ in range(200):
+                daemon.tell(*HISTORY, *HISTORY)
+            wait_until(lambda: len(daemon.records.audience) == 0)
+            received = b""
+            while piece := connection.recv(65536):
+                received += piece
+        last = [part for part in received.split(b"\r\n") if part.startswith(b"{")][-1]
+        error = json.loads(last)
+        assert (error["event"], error["kind"]) == ("error", "failed")
+        assert error["message"].startswith("you read too slowly")
+
+    def test_too_many_are_told_so(self, daemon: FakeDaemon) -> None:
+        """Status 503 beyond what one user may have."""
+        with ExitStack() as stack:
+            for _ in range(MAX_OF_USER):
+                stack.enter_context(self.listen(daemon))
+            status, data = call(daemon, "GET", "/v1/events")
+            assert (status, data["kind"]) == (503, "failed")
+
+    def test_an_end_of_the_daemon_is_told_at_once(self, tmp_path: Path) -> None:
+        """A listener does not hold it up."""
+        with fake_daemon(tmp_path / "sock") as daemon:
+            connection = self.listen(daemon)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 1.0
+        with connection:
+            (error,) = self.lines(connection, 1)
+            assert error["message"] == "the daemon is stopping"
+            assert connection.recv(65536) in {b"", b"0\r\n\r\n"}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class TestCalls:
     def test_the_stream_is_what_the_document_shows(self, daemon: FakeDaemon) -> None:
         """The event stream in docs/api.md is, byte for byte, what `up` answers."""
@@ -129,6 +201,22 @@ class TestCalls:
         status, data = call(daemon, "GET", "/v1/status/surya")
         names = [each["name"] for each in data["connections"]]  # type: ignore[attr-defined]
         assert (status, names) == (200, ["surya"])
+
+    def test_the_log_of_a_connection(self, daemon: FakeDaemon) -> None:
+        """As docs/api.md shows it, to the letter, whatever the case of the name."""
+        shown = next(block for block in blocks() if "/jacinth/log" in block)
+        status, data = call(daemon, "GET", "/v1/connections/Jacinth/log")
+        assert (status, data["connection"]) == (200, "jacinth")
+        entries = [json.dumps(each) for each in data["log"]]  # type: ignore[attr-defined]
+        assert all(entry in shown for entry in entries[:3])
+        status, data = call(daemon, "GET", "/v1/connections/nobody/log")
+        assert (status, data["kind"]) == (404, "unknown_connection")
+
+    def test_metrics_are_text(self, daemon: FakeDaemon) -> None:
+        """Of the version that Prometheus is told."""
+        answer = exchange(daemon.path, request("GET", "/v1/metrics"))
+        assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in answer
+        assert answer.endswith(b'anubis_connection_up{connection="selen"} 0\n')
 
     @pytest.mark.parametrize(
         ("name", "status", "kind"),

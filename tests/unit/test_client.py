@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from anubis.errors import (
 from anubis.events import Step
 from anubis.forecast import ChangedEntry
 from anubis.http_reader import MAX_HEAD, Answer, Silence
-from tests.fake_daemon import DEADLINE, FakeDaemon, fake_daemon
+from tests.fake_daemon import DEADLINE, HISTORY, FakeDaemon, fake_daemon
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
 
@@ -86,6 +87,7 @@ class TestCalls:
             "leaf up 1",
             "surya down 0",
             "selen down 0",
+            *(f"{each.at} {each.event} {each.detail}" for each in HISTORY),
         ]
         assert daemon.operations.calls == [
             ("up", "jacinth", 3600, 10.0, False),
@@ -109,6 +111,54 @@ class TestCalls:
         assert (reloaded.removed, reloaded.changed) == (("xena",), ("jacinth",))
         assert reloaded.ended == ("xena",)
         assert daemon.operations.calls == [("reload",)]
+
+    def test_the_past_of_a_connection(self, daemon: FakeDaemon) -> None:
+        """As values."""
+        assert Client(daemon.path).log("Jacinth") == list(HISTORY)
+        with pytest.raises(UnknownConnection, match="nobody"):
+            Client(daemon.path).log("nobody")
+
+    def test_events_are_heard_until_the_daemon_ends(self, daemon: FakeDaemon) -> None:
+        """What happens after `on_open` is told; the end is an error that says why."""
+        opened: list[None] = []
+
+        def on_open() -> None:
+            opened.append(None)
+            daemon.tell(*HISTORY[:2])
+
+        events = Client(daemon.path).events(on_open)
+        assert [next(events), next(events)] == list(HISTORY[:2])
+        daemon.dismiss()
+        with pytest.raises(LocalFailure, match="the daemon is stopping"):
+            next(events)
+        assert len(opened) == 1
+
+    def test_a_stream_outlasts_silence_and_the_bound_of_an_answer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An empty line is a sign of life, and there is no end to what may come in time."""
+        monkeypatch.setattr(http_reader, "MAX_BODY", 1000)
+        line = json.dumps(HISTORY[1].to_json()).encode() + b"\n"
+        chunks = (b"1\r\n\n\r\n" + b"%x\r\n%s\r\n" % (len(line), line)) * 50
+        answer = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+        with liar(tmp_path / "sock", answer):
+            events = Client(tmp_path / "sock").events()
+            assert [next(events) for _ in range(50)] == [HISTORY[1]] * 50
+            with pytest.raises(LocalFailure, match="left"):
+                next(events)
+        endless = b"%x\r\n%s\r\n" % (2000, b" " * 2000)
+        answer = OK + b"Transfer-Encoding: chunked\r\n\r\n" + endless * 9
+        with (
+            liar(tmp_path / "other", answer),
+            pytest.raises(LocalFailure, match="makes no sense"),
+        ):
+            next(Client(tmp_path / "other").events())
+
+    def test_metrics_are_text(self, daemon: FakeDaemon) -> None:
+        """Unchanged, and whole."""
+        text = Client(daemon.path).metrics()
+        assert text.splitlines()[-1] == 'anubis_connection_up{connection="selen"} 0'
+        assert text.endswith("\n")
 
     def test_what_a_reload_would_change(self, daemon: FakeDaemon) -> None:
         """It is told and not done; a change has its keys."""

@@ -150,6 +150,12 @@ def test_suites_keep_their_order_and_absent_ones_are_refused(order: str) -> None
         ("Production", "MaxLease = off", "not a duration"),
         ("Production", "IdleTimeout = 0s", "no time at all"),
         ("Production", "IdleTimeout = never", "not a duration"),
+        ("Metrics", "Listen = 9586", "not an address and a port (like 127.0.0.1:9586 or"),
+        ("Metrics", "Listen = localhost:9586", "not an address and a port"),
+        ("Metrics", "Listen = ::1:9586", "not an address and a port"),
+        ("Metrics", "Listen = [127.0.0.1]:9586", "not an address and a port"),
+        ("Metrics", "Listen = [fe80::1%eth0]:9586", "not an address and a port"),
+        ("Metrics", "Listen = 127.0.0.1:0", "not a port"),
         ("Host", "Name = a b", "not a name"),
         ("Host", "Endpoint = a_b..c", "not a host name"),
         ("Host", "Endpoint = 10.0.0.1:0", "not a port"),
@@ -239,3 +245,19 @@ def test_any_file_gives_a_config_or_a_config_error(lines: list[str]) -> None:
 def test_any_bytes_give_a_config_or_a_config_error(data: bytes) -> None:
     """Nor do any bytes."""
     understood_or_refused(b"[Production]\n" + data)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:9586", "127.0.0.1:9586"),
+        ("[::1]:1", "[::1]:1"),
+        ("0.0.0.0:65535", "0.0.0.0:65535"),
+    ],
+)
+def test_where_metrics_are_served(text: str, expected: str) -> None:
+    """An address of either family; nowhere by default, and where it is switched off."""
+    config = parse_config(f"[Metrics]\nListen = {text}\n".encode(), PATH)
+    assert str(config.metrics_listen) == expected
+    for nowhere in (b"", b"[Metrics]\n", b"[Metrics]\nListen = Off\n"):
+        assert parse_config(nowhere, PATH).metrics_listen is None

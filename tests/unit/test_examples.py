@@ -81,7 +81,7 @@ def test_example_configuration_tells_the_true_defaults() -> None:
     """With every setting in force, only those without a default differ from an empty file."""
     path = ETC / "anubis.conf"
     text = uncommented("anubis.conf")
-    without_default = ("Address", "MTU", "Throw")
+    without_default = ("Address", "MTU", "Throw", "Listen = 127")
     text, _, of_host = text.partition("[Host]")
     kept = [line for line in text.splitlines() if not line.startswith(without_default)]
     assert parse_config("\n".join(kept).encode(), path) == parse_config(b"", path)
@@ -89,7 +89,9 @@ def test_example_configuration_tells_the_true_defaults() -> None:
     assert None not in {host.name, host.endpoint, host.control_endpoint}
     assert host.networks
     assert host.dns
-    full = parse_config(text.encode(), path).production
+    whole = parse_config(text.encode(), path)
+    full = whole.production
+    assert whole.metrics_listen
     assert full.addresses
     assert full.mtu
     assert full.throw

@@ -18,7 +18,7 @@ from anubis.files.own_host import Host
 from tests.fuzz.tools import assert_problems_have_places, uncommented
 
 RUNS = 20_000
-MAX_LENGTH = 600
+MAX_LENGTH = 700
 TOKENS = (
     *(f"[{section.name}]\n".encode() for section in GRAMMAR.sections),
     *(f"{key.name} = ".encode() for section in GRAMMAR.sections for key in section.keys),
@@ -44,6 +44,8 @@ def run(data: bytes) -> None:
     assert control.private_key_file != production.private_key_file
     for port in (control.listen_port, production.listen_port):
         assert 1 <= port <= 65535
+    if config.metrics_listen is not None:
+        assert 1 <= config.metrics_listen.port <= 65535
     for interface in (control.interface, production.interface):
         assert 1 <= len(interface) <= 15
         assert "/" not in interface
@@ -87,7 +89,9 @@ MaxLease = {format_duration(production.max_lease_seconds)}
 """
     addresses = "".join(f"Address = {address}\n" for address in production.addresses)
     throw = "".join(f"Throw = {network}\n" for network in production.throw)
-    return (text + mtu + addresses + throw + _written_host(config.host)).encode()
+    metrics = f"[Metrics]\nListen = {config.metrics_listen or 'off'}\n"
+    host = _written_host(config.host)
+    return (text + mtu + addresses + throw + metrics + host).encode()
 
 
 def _written_host(host: Host) -> str:
@@ -106,6 +110,8 @@ def seeds() -> Iterator[bytes]:
     yield uncommented(_EXAMPLE.read_bytes())
     yield b"\xef\xbb\xbf[Control]\r\nSuites = aes-256-gcm\nBackend=kernel # why\n"
     yield b"[production]\nAddress = 10.9.0.2/24, fd00:9::2/64\nMTU = 1420\nThrow = 10.0.0.0/8\n"
+    yield b"[Metrics]\nListen = [::1]:9586 # here\n"
+    yield b"[Metrics]\nListen = ::1:9586\nListen = 127.0.0.1:0\n[metrics]\n"
     yield b"Interface = wg0\n[Peer]\n[Control]\n[Control]\nnonsense\nFwMark\x00 = 1\n\xff\n"
     yield b"[Host]\nName = A\nEndpoint = a.b:1\nControlEndpoint = ::1\nDNS = ::1, home\n"
     yield b"[Host]\nEndpoint = [fd00::1]\nNetworks = 10.1.2.3/8\nDNS = 1.1.1.1:53\n"

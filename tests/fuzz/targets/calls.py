@@ -10,7 +10,16 @@ import json
 import re
 from collections.abc import Iterator
 
-from anubis.daemon.calls import Change, PlanCall, ReloadCall, StatusCall, parse_call
+from anubis.daemon.calls import (
+    Change,
+    EventsCall,
+    LogCall,
+    MetricsCall,
+    PlanCall,
+    ReloadCall,
+    StatusCall,
+    parse_call,
+)
 from anubis.errors import BadRequest
 from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS
 
@@ -43,8 +52,11 @@ def run(data: bytes) -> None:
         assert words[:2] == ["POST", "/v1/reload"]
         assert (json.loads(body or b"{}") or {"dry_run": False}) == {"dry_run": call.dry_run}
         return
+    if isinstance(call, EventsCall | MetricsCall):
+        assert words[0] == "GET"
+        return
     assert call.name is None or _NAME.fullmatch(call.name)
-    if isinstance(call, StatusCall):
+    if isinstance(call, StatusCall | LogCall):
         assert words[0] == "GET"
         return
     assert words[0] == "POST"
@@ -66,6 +78,7 @@ def seeds() -> Iterator[bytes]:
         b'POST\n/v1/connections/surya/switch\n\n{"pinned": true, "lease_seconds": null}',
         b'POST\n/v1/connections/surya/down\n\n{"timeout_seconds": 120}', b"PUT\n/v1/status\n\n",
         b"POST\n/v1/reload\n\n{}", b'POST\n/v1/reload\n\n{"a": 1}', b"GET\n/v1/reload\n\n",
+        b"GET\n/v1/events\n\n", b"POST\n/v1/metrics\n\n", b"GET\n/v1/connections/Jacinth/log\n\n",
         b'POST\n/v1/connections/a/down\n\n{"lease_seconds": 60}', b"POST\n/v1/connections/../up\n",
         b'POST\n/v1/connections/a/up\n\n{"pinned": 1, "pinned": 1}',
         b'POST\n/v1/connections/a/up\n\n{"timeout_seconds": 1e999}',

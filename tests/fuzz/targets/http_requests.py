@@ -19,11 +19,13 @@ from typing import Any
 
 from anubis.daemon.api import ApiServer, Report
 from anubis.daemon.aside import Aside
+from anubis.daemon.audience import Audience
 from anubis.daemon.calls import Terms
 from anubis.daemon.http import Server
 from anubis.errors import ConfigError, Location, NoAnswer, Problem, UnknownConnection
 from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS, ConnectionStatus, Reloaded, Result
 from anubis.forecast import Difference, Plan
+from anubis.happening import Happening
 from tests.fuzz.tools import Input
 
 RUNS = 6_000
@@ -81,6 +83,22 @@ class _Operations:
         """Tell that nothing would be done."""
         _check_name(name)
         return Plan(name, "down", 60)
+
+
+class _Records:
+    """Checks what arrives, and has nothing to tell."""
+
+    def __init__(self) -> None:
+        self.audience = Audience()
+
+    def log(self, name: str) -> list[Happening]:
+        """Tell that nothing has happened."""
+        _check_name(name)
+        return []
+
+    async def metrics(self) -> str:
+        """Tell something that can be read as all the other answers are."""
+        return "{}"
 
 
 def _check_name(name: str) -> None:
@@ -173,7 +191,8 @@ def run(data: bytes) -> None:
 
 async def _talk(given: Input) -> None:
     operations = _Operations()
-    api = ApiServer(operations, Path("/nowhere"))
+    records = _Records()
+    api = ApiServer(operations, records, Path("/nowhere"))
     api._asking = _AtOnce("callers")
     server = Server(api._answer)
     cuts = [given.number(2) for _ in range(2)]
@@ -183,6 +202,8 @@ async def _talk(given: Input) -> None:
         if piece and not transport.closed:
             connection.data_received(piece)
             await _settle()
+    records.audience.dismiss()
+    await _settle()
     connection.connection_lost(None)
     await _settle()
     assert not server.users, "a connection is counted that is gone"
@@ -248,6 +269,9 @@ def seeds() -> Iterator[bytes]:
         head % b"surya/switch" + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
         head % b"surya/switch" + b"Content-Length: 9\r\n\r\n{}",
         b"POST /v1/connections/a/up HTTP/1.0\r\n\r\n",
+        b"GET /v1/connections/jacinth/log HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /v1/events HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /v1/metrics HTTP/1.1\r\nHost: a\r\n\r\n",
         b"HEAD /v1/status HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /v1/nothing?a=1 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"PUT http://a/v1/status HTTP/1.1\r\nHost: a\r\n\r\n",
