@@ -131,6 +131,10 @@ def _written(peer: AuthorizedPeer) -> str:
         lines.append(f"IdleTimeout = {idle}")
     if peer.group is not None:
         lines.append(f"Group = {peer.group}")
+    if peer.hours is not None:
+        lines.append(f"Hours = {peer.hours}")
+    if peer.expires is not None:
+        lines.append(f"Expires = {format_time(peer.expires)}")
     lines.append(f"OneShot = {'yes' if peer.one_shot else 'no'}")
     lines.append(f"Enabled = {'yes' if peer.enabled else 'no'}")
     return "\n".join([*lines, "", ""])
@@ -154,7 +158,8 @@ def seeds() -> Iterator[bytes]:
         "Expires = 2027-01-31T18:00Z\n"
     )
     rest = (
-        "OneShot = yes\nEnabled = no\n"
+        "OneShot = yes\nEnabled = no\nExpires = 2027-01-31\n"
+        "Hours = Mon-Fri 08:00-18:00, 22:00-06:00\n"
         "Endpoint = [2001:db8::1]:4296\nControlEndpoint = example.org:4297\nLease = 1h\n"
         "MaxLease = 1d\nMay = up, down\nPersistentKeepalive = 25\nGroup = home\n"
         "PresharedKey = AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=\n"
@@ -165,7 +170,8 @@ def seeds() -> Iterator[bytes]:
         one + rest + control, one + two, one + "Group = a\n" + two + "Group = a\n",
         one + kept, kept + "Group = a\n", kept.replace("192.0.2.1", "10.0.0.0/7") + one,
         "!" + one + rest, one + one, one + f"ControlPublicKey = {HOUSE.public_key}\n",
-        two + "May = none, up\n",
+        two + "May = none, up\n", one + "Hours = Sat-Mon 00:00-24:00\nHours = Moo 8-18\n",
+        one + "Expires = 9999-12-31T23:59:59Z\n", one + "Expires = 2027-02-30\n",
         "[Peer]\nName\nAllowedIPs = 0.0.0.0/0, ::/0, 10.1.2.3/33\nEndpoint = 10.0.0.1:0\n",
         two.replace("10.1.0.0/16", "0.0.0.0/0") + one.replace("10.0.0.0/8", "0.0.0.0/0"),
     ))  # fmt: skip
