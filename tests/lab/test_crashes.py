@@ -68,14 +68,7 @@ def test_down(scene: Scene, victim: str, say: Say) -> None:
 @pytest.mark.parametrize("victim", ["xena", "jacinth", "surya"])
 def test_switch(scene: Scene, victim: str, say: Say) -> None:
     """Of a `switch` in which one of three dies comes the old connection, or the new one."""
-    one = Crashes(
-        scene.lab,
-        scene.mortals[victim],
-        scene.connected,
-        lambda: scene.xena.switch("surya"),
-        scene.of("jacinth", "surya", without=()),
-    )
-    walk(say, one)
+    walk(say, scene.switch(Crashes, victim))
 
 
 @pytest.mark.parametrize("victim", ["xena", "jacinth"])
@@ -99,26 +92,14 @@ def test_renew(scene: Scene, victim: str, say: Say) -> None:
 def test_start_with_a_connection(scene: Scene, victim: str, say: Say) -> None:
     """A daemon that dies while it takes up a connection leaves it up, and not a packet is lost."""
     scene.connected()
-    dying = scene.mortals[victim]
     with Ping(scene.lab, "xena", LEAF[4]) as ping:
-        one = Crashes(
-            scene.lab, dying, dying.daemon.kill, dying.start, scene.of("jacinth"), cut=ping.outages
-        )
-        walk(say, one)
+        walk(say, scene.start_with_a_connection(Crashes, victim, ping.outages))
 
 
 def test_start(scene: Scene, say: Say) -> None:
     """A daemon that dies before it is ready leaves nothing that the next start cannot use."""
     scene.nothing()
-    dying = scene.mortals["xena"]
-    one = Crashes(
-        scene.lab,
-        dying,
-        dying.daemon.stop,
-        dying.start,
-        scene.of("nothing", without=("jacinth", "surya")),
-    )
-    walk(say, one)
+    walk(say, scene.start(Crashes))
 
 
 def test_a_connection_that_cannot_be_taken_up_is_let_go(scene: Scene) -> None:

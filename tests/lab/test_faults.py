@@ -106,14 +106,7 @@ def test_down(scene: Scene, victim: str, say: Say) -> None:
 @pytest.mark.parametrize("victim", ["xena", "jacinth", "surya"])
 def test_switch(scene: Scene, victim: str, say: Say) -> None:
     """A `switch` in which a call fails leaves the old connection or the new one."""
-    one = Faults(
-        scene.lab,
-        scene.mortals[victim],
-        scene.connected,
-        lambda: scene.xena.switch("surya"),
-        scene.of("jacinth", "surya", without=()),
-    )
-    walk(say, one)
+    walk(say, scene.switch(Faults, victim))
 
 
 @pytest.mark.parametrize("victim", ["xena", "jacinth"])
@@ -135,31 +128,14 @@ def test_renew(scene: Scene, victim: str, say: Say) -> None:
 def test_start(scene: Scene, say: Say) -> None:
     """A daemon that cannot start leaves nothing behind, and says why; the next one can."""
     scene.nothing()
-    failing = scene.mortals["xena"]
-    one = Faults(
-        scene.lab,
-        failing,
-        failing.daemon.stop,
-        failing.start,
-        scene.of("nothing", without=("jacinth", "surya")),
-    )
-    walk(say, one)
+    walk(say, scene.start(Faults))
 
 
 def test_start_with_a_connection(scene: Scene, say: Say) -> None:
     """One that cannot take up a connection leaves it up for the next, and no packet is lost."""
     scene.connected()
-    failing = scene.mortals["xena"]
     with Ping(scene.lab, "xena", LEAF[4]) as ping:
-        one = Faults(
-            scene.lab,
-            failing,
-            failing.daemon.kill,
-            failing.start,
-            scene.of("jacinth"),
-            cut=ping.outages,
-        )
-        walk(say, one)
+        walk(say, scene.start_with_a_connection(Faults, "xena", ping.outages))
 
 
 @pytest.mark.parametrize("victim", ["xena", "surya"])

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from anubis.errors import LocalFailure
 from anubis.lab.lab import Lab
@@ -223,6 +223,9 @@ def _difference(now: World, may_be: Mapping[str, World]) -> str:
     return f"not as when {name}\n" + "\n".join(found[name])
 
 
+AnyWalk = TypeVar("AnyWalk", bound=Walk)
+
+
 class Scene:
     """What the operations are made of."""
 
@@ -240,6 +243,30 @@ class Scene:
         if up != [name]:
             end_all(self.lab)
             self.xena.up(name)
+
+    def switch(self, walk: type[AnyWalk], victim: str) -> AnyWalk:
+        """Return the walk of a `switch`, of which comes the old connection or the new one."""
+        return walk(
+            self.lab,
+            self.mortals[victim],
+            self.connected,
+            lambda: self.xena.switch("surya"),
+            self.of("jacinth", "surya", without=()),
+        )
+
+    def start(self, walk: type[AnyWalk]) -> AnyWalk:
+        """Return the walk of a start of xena's daemon that has nothing to take up."""
+        xena = self.mortals["xena"]
+        nothing = self.of("nothing", without=("jacinth", "surya"))
+        return walk(self.lab, xena, xena.daemon.stop, xena.start, nothing)
+
+    def start_with_a_connection(
+        self, walk: type[AnyWalk], victim: str, cut: Callable[[], Sequence[object]]
+    ) -> AnyWalk:
+        """Return the walk of a start that takes a connection up, which lives on all the while."""
+        one = self.mortals[victim]
+        up = self.of("jacinth")
+        return walk(self.lab, one, one.daemon.kill, one.start, up, cut=cut)
 
     def renew(self) -> None:
         """Have xena renew its connection with jacinth."""
