@@ -302,11 +302,7 @@ async def test_nothing_is_done_while_nothing_happens(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host at rest sleeps."""
-    looks = 0
-
-    def counted(self: Edits) -> None:
-        nonlocal looks
-        looks += 1
+    looked = asyncio.Event()
 
     def below(file: Path) -> dict[Path, Interest]:
         """Leave out the directories above, where others make files during the test."""
@@ -314,11 +310,10 @@ async def test_nothing_is_done_while_nothing_happens(
         return {place: found[place] for place in found if place.is_relative_to(path.parent)}
 
     monkeypatch.setattr(module, "whereabouts", below)
-    monkeypatch.setattr(Edits, "_hear", counted)
+    monkeypatch.setattr(Edits, "_hear", lambda _edits: looked.set())
     async with listening(path) as listener:
         await listener.silent()
-        assert looks == 0
+        assert not looked.is_set()
         by_renaming(path)
         async with asyncio.timeout(DEADLINE):
-            while looks == 0:  # noqa: ASYNC110  counted by what is tested
-                await asyncio.sleep(0)
+            await looked.wait()
