@@ -104,3 +104,13 @@ def test_every_exit_status_has_a_transcript() -> None:
         line for path in TRANSCRIPTS for line in path.read_text().splitlines() if line[:1] == "?"
     }
     assert seen == {f"? {status}" for status in (0, 1, 2, 3, 4, 69, 77)}
+
+
+def test_the_document_shows_what_is_printed() -> None:
+    """The log in docs/monitoring.md is, to the letter, the beginning of the transcript's."""
+    document = (ROOT / "docs" / "monitoring.md").read_text()
+    shown = document.partition("$ anubis log jacinth\n")[2].partition("```")[0].splitlines()
+    command = read(HERE / "log.txt")[0]
+    assert command.words == ["anubis", "log", "jacinth"]
+    assert [f"| {line}" for line in shown] == command.expected[: len(shown)]
+    assert len(shown) == 4
