@@ -5,10 +5,11 @@ interest, and when that is written. Refuses to know the ring (`anubis.history`) 
 (`audience`).
 
 An `up` is never held up: what happens is written a moment later, by a thread, as lines appended to
-one file. Nothing of that waits for the disk, so a daemon that is killed loses PAUSE seconds, and a
-power cut what the kernel had not written by itself. Only at the daemon's end, and when the file has
-grown to twice its use, it is written anew and synchronised. However much happens, the file takes
-RATE bytes a second in the long run: then the pauses grow, and the ring drops what is never written.
+one file. These are not synchronised: a daemon that is killed loses PAUSE seconds, and a power cut
+what the kernel had not written by itself. At the daemon's end, after its start, and when the file
+has grown to twice its use, it is written anew and synchronised. However much happens, the file
+takes RATE bytes a second in the long run: then the pauses grow, and the ring drops what is never
+written.
 """
 
 from __future__ import annotations
@@ -114,20 +115,20 @@ class Chronicle:
         while True:
             await self._something.wait()
             await asyncio.sleep(PAUSE)
-            written = await self._write(durably=False)
+            written = await self._write()
             await asyncio.sleep(RETRY if written is None else max(0.0, written / RATE - PAUSE))
 
     async def close(self) -> None:
-        """Write everything anew, durably; a disk that takes longer is not waited for."""
+        """Write everything anew; a disk that takes longer is not waited for."""
         self._anew = True
         self._failures = max(1, self._failures)  # this is the last try
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._write(durably=True)
+                await self._write()
         except TimeoutError:
             self._fail("the disk takes too long")
 
-    async def _write(self, *, durably: bool) -> int | None:
+    async def _write(self) -> int | None:
         """Append what is new, or write the file anew; return the bytes, None if that failed."""
         async with self._writing:
             self._something.clear()
@@ -136,7 +137,7 @@ class Chronicle:
             if not anew and self._file.takes(len(new)):
                 work = partial(self._file.append, new)
             else:
-                work = partial(self._file.replace, list(self.history), durably=durably)
+                work = partial(self._file.replace, list(self.history))
             try:
                 written = await self._thread.begin(work)
             except OSError as error:
@@ -192,8 +193,11 @@ class _File:
             self.whole = True
         return len(content)
 
-    def replace(self, entries: Iterable[Happening], *, durably: bool) -> int:
-        """Write the file anew: at any instant it is the old or the new one. Raises OSError."""
+    def replace(self, entries: Iterable[Happening]) -> int:
+        """Write the file anew, durably: at any instant it is the old or the new one.
+
+        Raises OSError.
+        """
         content = _encode(entries)
         with self._turn:
             self.whole = False
@@ -204,8 +208,7 @@ class _File:
             descriptor = os.open(temporary, flags, 0o600)
             try:
                 _write_all(descriptor, content)
-                if durably:
-                    os.fsync(descriptor)
+                os.fsync(descriptor)
             except OSError:
                 temporary.unlink()  # a full disk needs the room
                 raise
