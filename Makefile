@@ -23,7 +23,7 @@ FISH_SCRIPT := /usr/share/fish/vendor_completions.d/anubis.fish
 COMPLETION = _ANUBIS_COMPLETE=$(1)_source $(DESTDIR)$(PREFIX)/bin/python -B \
 	-c 'from anubis.cli import main; main()'
 
-.PHONY: help demo fuzz test test-fuzz test-kernel test-packages test-systemd check machine machine-system \
+.PHONY: help demo fuzz pictures test test-fuzz test-kernel test-packages test-systemd check machine machine-system \
 	install files packages tests-system lock clean system
 
 help:  ## show the targets
@@ -69,6 +69,9 @@ check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+pictures: $(STAMP)  ## take the pictures in docs/ anew
+	@$(ROOT) $(BIN)/python -m tools.pictures
 
 machine: $(STAMP) $(KERNEL)  ## make ready the virtual machine that some tests run in
 

@@ -19,7 +19,7 @@ _WORDS = {
     "let-go": "the daemon ended, all that was up stayed up",
     "stopped": "the daemon stopped",
     "undone": "the far end has taken it back",
-    **dict.fromkeys(("vanished", "changed", "appeared", "remained"), "put right"),
+    **dict.fromkeys(("vanished", "changed", "appeared", "remained", "overtaken"), "put right"),
 }
 _SAID_FIRST = ("reason", "what")
 

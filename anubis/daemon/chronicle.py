@@ -44,7 +44,7 @@ TOLD = frozenset(
     {
         *{"up", "up_failed", "down", "lost", "undone", "unpinned", "far_end_moved"},
         *{"not_taken_away", "not_taken_up", "not_refitted", "rollback_failed"},
-        *{"vanished", "changed", "appeared", "remained", "contested", "not_put_right"},
+        *{"vanished", "changed", "appeared", "remained", "overtaken", "contested", "not_put_right"},
         *{"reloaded", "needs_restart", "network_changed", "suspending", "resumed"},
         *{"ready", "let-go", "stopped"},
     }

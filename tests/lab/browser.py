@@ -48,13 +48,19 @@ class Browser:
         attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         self.ask("Page.enable")
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=WIDTH,
-            height=HEIGHT,
-            deviceScaleFactor=2,
-            mobile=True,
-        )
+        self.be_a_phone()
+
+    def be_a_phone(self) -> None:
+        """Have the window of a common phone."""
+        self._measure(WIDTH, HEIGHT, mobile=True)
+
+    def be_a_window(self, width: int, height: int) -> None:
+        """Have a window of this size, in CSS pixels."""
+        self._measure(width, height, mobile=False)
+
+    def _measure(self, width: int, height: int, *, mobile: bool) -> None:
+        size = {"width": width, "height": height, "mobile": mobile, "deviceScaleFactor": 2}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
 
     def ask(self, method: str, **params: object) -> dict[str, Any]:
         """Call a method of the protocol, and return what it answers."""

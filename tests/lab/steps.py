@@ -20,12 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from anubis.addresses import control_addresses
 from anubis.client import Client
 from anubis.errors import LocalFailure
 from anubis.events import ConnectionStatus, Step
 from anubis.lab.lab import Lab
 from anubis.lab.observe import snapshot, wait_until
 from anubis.lab.topology import Topology
+from anubis.network.plan import SERVICE_PORT
+from anubis.web.tokens import token
+from anubis.wireguard.keys import PrivateKey, PublicKey
 
 __all__ = [
     "ANUBIS_CONF",
@@ -47,6 +51,8 @@ __all__ = [
     "hang_up",
     "left_over",
     "page",
+    "page_address",
+    "page_token",
     "seen",
     "stanza_key",
     "states",
@@ -100,6 +106,20 @@ def page(lab: Lab, host: str, address: str) -> str:
     """Fetch a web page; empty if there is no way to it."""
     where = f"[{address}]" if ":" in address else address
     return lab.run(host, "curl", "-sS", "--max-time", "3", f"http://{where}/").stdout
+
+
+def page_token(lab: Lab, host: str, gateway: str = "jacinth") -> str:
+    """Return the token of a host's page, computed from the gateway's private control key."""
+    text = lab.path(gateway, "/etc/anubis/control.key").read_text().strip()
+    key = stanza_key(lab, gateway, host, "ControlPublicKey")
+    return token(PrivateKey.from_base64(text), PublicKey.from_base64(key))
+
+
+def page_address(lab: Lab, host: str, gateway: str = "jacinth") -> str:
+    """Return the address of a host's page on the control plane."""
+    text = lab.path(gateway, "/etc/anubis/control.key").read_text().strip()
+    there = control_addresses(PrivateKey.from_base64(text).public_key()).routable
+    return f"http://[{there}]:{SERVICE_PORT}/{page_token(lab, host, gateway)}"
 
 
 def states(lab: Lab, *hosts: str) -> dict[str, str]:

@@ -17,8 +17,6 @@ import pytest
 
 from anubis.lab.lab import Lab
 from anubis.lab.observe import wait_until
-from anubis.web.tokens import token
-from anubis.wireguard.keys import PrivateKey, PublicKey
 from tests.lab.browser import HEIGHT, WIDTH, Browser, browser
 from tests.lab.caller import SERVICE_PORT, inside
 from tests.lab.hostile import control_address, private_key
@@ -31,6 +29,7 @@ from tests.lab.steps import (
     edited,
     end_all,
     page,
+    page_token,
     stanza_key,
     transaction,
 )
@@ -61,19 +60,12 @@ class Web:
         return self.curl("-X", "POST", "-H", bearer, *words, path=f"/v1/{verb}")
 
 
-def token_of(lab: Lab, host: str, gateway: str = "jacinth") -> str:
-    """Compute a host's token from the gateway's private control key."""
-    text = lab.path(gateway, "/etc/anubis/control.key").read_text().strip()
-    key = stanza_key(lab, gateway, host, "ControlPublicKey")
-    return token(PrivateKey.from_base64(text), PublicKey.from_base64(key))
-
-
 @pytest.fixture(scope="module")
 def selen(lab: Lab) -> Iterator[Web]:
     """Have the phone's tunnel up, as its app would."""
     origin = f"http://[{control_address(lab, 'jacinth')}]:{SERVICE_PORT}"
     with transaction(lab, "selen", "wg-quick up anubis", "wg-quick down anubis"):
-        yield Web(lab, "selen", origin, token_of(lab, "selen"))
+        yield Web(lab, "selen", origin, page_token(lab, "selen"))
     end_all(lab)
 
 
@@ -256,7 +248,7 @@ def test_what_is_refused(
     """A GET, another origin, no token or a wrong one, and garbage: nothing changes."""
     filled = [
         word.replace("ORIGIN", selen.origin).replace(
-            "Bearer xena", f"Bearer {token_of(lab, 'xena')}"
+            "Bearer xena", f"Bearer {page_token(lab, 'xena')}"
         )
         for word in words
     ]
@@ -268,7 +260,7 @@ def test_what_is_refused(
 def test_who_may_not_ask_by_web(lab: Lab, selen: Web) -> None:
     """Xena has no `OneShot`: its own token is worth nothing, nor is the phone's."""
     anubis(lab, "xena", "up", "jacinth")  # its tunnel
-    for words in (token_of(lab, "xena"), selen.token):
+    for words in (page_token(lab, "xena"), selen.token):
         told = Web(lab, "xena", selen.origin, words).post("up")
         assert told == (403, "the administrator does not let this host ask by web\n")
     assert not is_up(lab)
