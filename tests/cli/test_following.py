@@ -139,21 +139,27 @@ class TestEvents:
 
     def test_it_ends_with_who_reads_it(self, path: Path) -> None:
         """`anubis events | head -1` ends."""
-        with fake_daemon(path) as daemon:
-            process = subprocess.Popen(
+        environment = {**os.environ, "ANUBIS_SOCKET": str(path)}
+        with (
+            fake_daemon(path) as daemon,
+            subprocess.Popen(
                 [*RUN, "events"],
+                env=environment,
+                cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, "ANUBIS_SOCKET": str(path)},
-                cwd=ROOT,
-            )
-            assert process.stdout is not None
-            while not listened(daemon)():
-                time.sleep(0.01)
-            process.stdout.close()
-            daemon.tell(HISTORY[0])
-            _, errors = process.communicate(timeout=DEADLINE)
-            assert (process.returncode, errors) == (141, b"")
+            ) as process,
+        ):
+            try:
+                running = Running(process)
+                running.until(listened(daemon))
+                assert process.stdout is not None
+                process.stdout.close()
+                daemon.tell(HISTORY[0])
+                _, errors = process.communicate(timeout=DEADLINE)
+                assert (process.returncode, errors) == (141, b"")
+            finally:
+                process.kill()  # it must not outlive a test that fails
 
 
 class TestWatch:
