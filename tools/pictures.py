@@ -25,14 +25,14 @@ from tests.lab.browser import Browser, browser
 from tests.lab.steps import LEAF, page_address, transaction
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-COLUMNS = 84
+COLUMNS = 112
 _LINE_HEIGHT, _PADDING = 20, 18  # CSS pixels
 _SGR = re.compile("\x1b\\[([0-9;]*)m")
 _CLEARED = "\x1b[2K"
 _COLOURS = {1: "font-weight:bold", 2: "opacity:.6", 31: "color:#f48771", 32: "color:#89d185",
             33: "color:#e5c07b", 36: "color:#6fc3df"}  # fmt: skip
 _STYLE = f"""
-body {{ margin: 0; padding: {_PADDING}px; background: #1e1e1e; color: #d4d4d4;
+body {{ margin: 0; overflow: hidden; padding: {_PADDING}px; background: #1e1e1e; color: #d4d4d4;
   font: 14px/{_LINE_HEIGHT}px "DejaVu Sans Mono", monospace; white-space: pre }}
 b {{ color: #6fc3df; font-weight: normal }}
 """
@@ -125,7 +125,7 @@ def _as_html(line: str) -> str:
 def _take_terminal(chromium: Browser, name: str, shown: str) -> None:
     document = f"<!doctype html><meta charset=utf-8><style>{_STYLE}</style><body>{shown}"
     height = (shown.count("\n") + 1) * _LINE_HEIGHT + 2 * _PADDING
-    chromium.be_a_window(COLUMNS * 9, height)
+    chromium.be_a_window(COLUMNS * 17 // 2 + 2 * _PADDING, height)
     encoded = base64.b64encode(document.encode()).decode()
     chromium.open(f"data:text/html;base64,{encoded}")
     chromium.await_text("$</b>")

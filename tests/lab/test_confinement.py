@@ -130,7 +130,8 @@ class Listeners:
         with inside(lab, host):
             for port in LISTENING:
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                    if (kind, port) == (socket.SOCK_DGRAM, SERVICE_PORT):
+                    by_web = host == "jacinth"  # where an entry may ask by web
+                    if port == SERVICE_PORT and (kind == socket.SOCK_DGRAM or by_web):
                         continue  # the daemon's own
                     listener = stack.enter_context(socket.socket(socket.AF_INET6, kind))
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

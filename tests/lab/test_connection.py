@@ -272,7 +272,8 @@ def test_a_stopped_daemon_leaves_nothing_and_tells_the_far_end(
     assert "anubis" not in network
     processes = of_host(lab, "xena")
     seen = lab.run("xena", *look).stdout
-    kept = {"/run/anubis/lock", "/run/anubis/state.json", "/var/lib/anubis/watermarks"}
+    run, lasting = "/run/anubis", "/var/lib/anubis"
+    kept = {f"{run}/lock", f"{run}/state.json", f"{lasting}/watermarks", f"{lasting}/history"}
     assert set(seen.split()) == kept
     daemon.start()
     anubis(lab, "xena", "up", "jacinth")
