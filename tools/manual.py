@@ -141,7 +141,7 @@ def _section(text: str, heading: str) -> str:
 
 def _list(table: re.Match[str]) -> str:
     columns = table[1].split(" | ")
-    rows = [line[2:-2].split(" | ") for line in table[2].splitlines()]
+    rows = [[cell.strip() for cell in line[1:-1].split(" |")] for line in table[2].splitlines()]
     if columns[:4] == _KEY_COLUMNS:
         return "\n".join(_key(*row[:4]) for row in rows)
     if len(columns) == 2:
