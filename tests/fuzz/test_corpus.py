@@ -65,6 +65,7 @@ DEFECTS = (
         "if len(value) != TIMESPEC.size:",
         "if not value:",
     ),
+    Defect("page_calls", "web/calls.py", "in (None, origin):", 'in (None, origin, "null"):'),
     Defect(
         "replies", "protocol/initiator.py", "reply.request_id != self._request.request_id", "False"
     ),
