@@ -13,6 +13,8 @@ from dataclasses import dataclass
 __all__ = [
     "CHANGES",
     "CHANGES_OF_ALL",
+    "CONNECTIONS",
+    "CONNECTIONS_OF_ALL",
     "DATAGRAMS",
     "DATAGRAMS_OF_ALL",
     "REQUESTS",
@@ -36,6 +38,9 @@ class Rate:
 # fails only when it is opened costs most, about 60 microseconds.
 DATAGRAMS = Rate(200, 300)
 DATAGRAMS_OF_ALL = Rate(4000, 4000)
+# Connections for a phone's page; a browser makes a few for each tap.
+CONNECTIONS = Rate(20, 60)
+CONNECTIONS_OF_ALL = Rate(200, 200)
 # What is carried out, at about a millisecond each.
 REQUESTS = Rate(40, 60)
 REQUESTS_OF_ALL = Rate(400, 400)

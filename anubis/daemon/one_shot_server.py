@@ -16,6 +16,7 @@ from ipaddress import IPv6Address
 
 from aiohttp import web
 
+from anubis.daemon.budget import CONNECTIONS, CONNECTIONS_OF_ALL, Budget
 from anubis.daemon.http import is_short, read_body
 from anubis.daemon.listener import accept, close
 from anubis.errors import BadRequest, LocalFailure
@@ -85,6 +86,7 @@ class _Server(web.Server):
         super().__init__(self._handle, handler_cancellation=False)
         self.malformed = malformed
         self.sources: Counter[str] = Counter()
+        self.budget = Budget(CONNECTIONS, CONNECTIONS_OF_ALL)
         self._handler = handler
 
     def __call__(self) -> _Connection:
@@ -132,9 +134,10 @@ class _Connection(web.RequestHandler):
         sources = self._server.sources
         sources[self.source] += 1
         many = sources.total() > MAX_CONNECTIONS or sources[self.source] > MAX_CONNECTIONS_OF_PEER
-        if many or is_short(transport.get_extra_info("socket").fileno()):
-            transport.abort()
         loop = asyncio.get_running_loop()
+        often = not self._server.budget.allows(self.source, loop.time())
+        if many or often or is_short(transport.get_extra_info("socket").fileno()):
+            transport.abort()
         self._deadline = loop.call_later(CONNECTION_SECONDS, transport.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:
