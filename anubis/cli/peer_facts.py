@@ -5,6 +5,7 @@ Owns the words. Refuses to know where the entry comes from.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from anubis.durations import format_duration
@@ -55,6 +56,8 @@ def entry_facts(entry: Entry, production: Production) -> dict[str, object]:
         "hours": None if entry.hours is None else str(entry.hours),
         "expires": None if entry.expires is None else format_time(entry.expires),
         "one_shot": entry.one_shot,
+        "post_up": list(entry.post_up),
+        "pre_down": list(entry.pre_down),
         **place,
     }
 
@@ -90,6 +93,8 @@ def _rows(peer: AuthorizedPeer, production: Production) -> dict[str, str]:
         "Hours": str(peer.hours or "always"),
         "Expires": "never" if peer.expires is None else format_time(peer.expires),
         "OneShot": _yes(peer.one_shot),
+        "PostUp": shlex.join(peer.post_up) or "none",
+        "PreDown": shlex.join(peer.pre_down) or "none",
         "stands in": str(peer.location),
     }
 

@@ -20,9 +20,10 @@ from anubis.daemon.carrier import Carrier
 from anubis.daemon.chronicle import Chronicle
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
-from anubis.daemon.goodbye import Goodbyes
+from anubis.daemon.goodbye import Goodbyes, Reason
 from anubis.daemon.guard import Guard
 from anubis.daemon.heritage import inherit
+from anubis.daemon.hooks import Hooks
 from anubis.daemon.idle import Idle
 from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
@@ -120,6 +121,7 @@ class Daemon:
         self.goodbyes = Goodbyes(self.control, self._gatekeeper)
         silence = self._silence = Silence(self.control, self._gatekeeper, self._try_to_save)
         guard = self._guard = Guard(shares, self.control, self._production, config.production.table)
+        self._hooks = Hooks(self._try_to_save)
         parts = self._parts = Parts(
             gatekeeper=self._gatekeeper,
             control=self.control,
@@ -128,6 +130,7 @@ class Daemon:
             clock=clock,
             random=random,
             silence=silence,
+            hooks=self._hooks,
             save=self.save,
             look_again=guard.look_again,
         )
@@ -204,6 +207,23 @@ class Daemon:
         self._try_to_save()
         await self._api.start()
         self.reload.see_off(departed)
+        await self._run_owed_hooks()
+
+    async def _run_owed_hooks(self) -> None:
+        """Run, beside, the PreDown of what ended with an earlier run, or could not be taken up."""
+        for name in tuple(self._hooks.owed):
+            peer = self._gatekeeper.peers.by_name(name)
+            if peer is None:
+                event(
+                    logging.WARNING,
+                    "hook_failed",
+                    connection=name,
+                    hook="PreDown",
+                    reason="its entry is gone",
+                )
+                del self._hooks.owed[name]
+            elif self._gatekeeper.connection(name) is None:
+                await self._parts.leave(peer, Reason.UNDONE, 0.0)
 
     def _take_up(self, saved: SavedState) -> tuple[AuthorizedPeer, ...]:
         """Know again what an earlier run knew, as far as it still holds; return who departed."""
@@ -211,6 +231,7 @@ class Daemon:
         self._carrier.borrowed_mark = saved.borrowed_mark
         self._carrier.mtu_before = saved.mtu_before
         self._production.peers = dict(saved.peers)
+        self._hooks.owed.update(saved.owed)
         now, wishes = self._clock.boot(), self._gatekeeper.wishes
         heritage = inherit(saved, self._gatekeeper.peers, now)
         for wish in heritage.wishes:
@@ -256,6 +277,7 @@ class Daemon:
         """End what is half done and leave the rest as it is, for the next daemon to take up."""
         async with AsyncExitStack() as stack:
             stack.callback(self._try_to_save)
+            stack.push_async_callback(self._hooks.stop)
             stack.push_async_callback(self._watermarks.close)
             stack.push_async_callback(self.reload.stop)
             stack.push_async_callback(self._responding.stop)
@@ -271,6 +293,7 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._watermarks.close)
+            stack.push_async_callback(self._hooks.stop)
             stack.push_async_callback(self.control.stop)
             stack.push_async_callback(self._production.stop)
             stack.push_async_callback(self._part)
@@ -305,7 +328,11 @@ class Daemon:
             self.save()
 
     def _state(self) -> SavedState:
-        """Return what the next run has to know."""
+        """Return what the next run has to know.
+
+        A connection whose PostUp has not ended is not up yet: if that is cut short, it is undone.
+        """
+        coming = {c.name: c.expires for c in self._gatekeeper if c.name in self._hooks.coming}
         return SavedState(
             connections=tuple(self._gatekeeper),
             peers=dict(self._production.peers),
@@ -314,8 +341,9 @@ class Daemon:
             borrowed_mark=self._carrier.borrowed_mark,
             making=tuple(sorted(self._making.names)),
             mtu_before=self._carrier.mtu_before,
-            unfinished=dict(self._gatekeeper.unfinished),
+            unfinished={**coming, **self._gatekeeper.unfinished},
             heard=self._silence.names,
             bare=tuple(sorted(self._gatekeeper.bare)),
             wishes=tuple(self._gatekeeper.wishes),
+            owed=dict(self._hooks.owed),
         )

@@ -43,7 +43,7 @@ _CLOSE_SECONDS = 2.0  # for the disk, at the daemon's end
 TOLD = frozenset(
     {
         *{"up", "up_failed", "down", "lost", "undone", "unpinned", "far_end_moved"},
-        *{"not_taken_away", "not_taken_up", "not_refitted", "rollback_failed"},
+        *{"not_taken_away", "not_taken_up", "not_refitted", "rollback_failed", "hook_failed"},
         *{"vanished", "changed", "appeared", "remained", "overtaken", "contested", "not_put_right"},
         *{"reloaded", "needs_restart", "network_changed", "suspending", "resumed"},
         *{"ready", "let-go", "stopped"},

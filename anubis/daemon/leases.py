@@ -86,7 +86,9 @@ class Leases:
 
     async def farewell(self) -> None:
         """Before the daemon stops: tell every far end, all at once and not for long."""
-        await self._parts.goodbyes.say_all(self._gatekeeper.up_peers(), Reason.SHUTDOWN)
+        peers = self._gatekeeper.up_peers()
+        await asyncio.gather(*(self._parts.leave(peer, Reason.SHUTDOWN) for peer in peers))
+        await self._parts.goodbyes.say_all(peers, Reason.SHUTDOWN)
 
     async def _renew(self, connection: Connection, peer: AuthorizedPeer) -> None:
         self._renewing.add(connection.name)

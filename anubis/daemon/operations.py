@@ -18,6 +18,7 @@ from anubis.daemon.api import Report
 from anubis.daemon.attempt import Attempt
 from anubis.daemon.calls import Terms
 from anubis.daemon.goodbye import Reason
+from anubis.daemon.hooks import HOOK_SECONDS
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.planning import plan_up
@@ -212,9 +213,10 @@ class DaemonOperations:
         )
 
     async def _down(self, peer: AuthorizedPeer, deadline: float, report: Report) -> Result:
-        """Tell the far end, then remove this side, whatever the far end said."""
+        """Run PreDown and tell the far end, then remove this side, whatever came of these."""
         self._parts.note_end(peer)
         warnings: list[str] = []
+        hook = await self._parts.leave(peer, Reason.DOWN, HOOK_SECONDS)
         told = True
         try:
             if peer.name not in self._gatekeeper.bare:
@@ -227,6 +229,8 @@ class DaemonOperations:
             told = False
             warnings.append(f"{peer.name} is told as soon as that is possible: {error}")
         outcome = "local_only" if warnings else "done"
+        if hook is not None:
+            warnings.append(f"PreDown of {peer.name}: {hook}")
         left = await self._parts.end(peer, Reason.DOWN)
         if left is not None:
             warnings.append(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from anubis.daemon.clock import Clock
 from anubis.daemon.control_plane import ControlPlane
 from anubis.daemon.goodbye import Goodbyes, Reason
+from anubis.daemon.hooks import Hooks, Occasion, Owed, known_reason, patience
 from anubis.daemon.log import event
 from anubis.daemon.production import Production
 from anubis.daemon.silence import Silence
@@ -38,6 +39,7 @@ class Parts:
     clock: Clock
     random: Callable[[int], bytes]
     silence: Silence
+    hooks: Hooks
     save: Callable[[], None]
     look_again: Callable[[], None]
 
@@ -94,11 +96,11 @@ class Parts:
         lease: int,
         instead_of: Iterable[AuthorizedPeer] = (),
     ) -> None:
-        """Note that a connection is up for `lease` seconds, and mark its bearer packets.
+        """Note that a connection is up for `lease` seconds, mark its packets and run its PostUp.
 
         In the same write of the state file those that it replaces are noted as about to go. Raises
-        LocalFailure if that cannot be written, unless it was up before, and if the administrator
-        has removed or changed the entry meanwhile.
+        LocalFailure if that cannot be written, unless it was up before, if the administrator has
+        removed or changed the entry meanwhile, and if PostUp fails.
         """
         self.gatekeeper.check_current(peer)
         is_new = self.gatekeeper.connection(peer.name) is None
@@ -114,15 +116,52 @@ class Parts:
             jitter=self.jitter(),
         )
         if is_new:
+            if peer.post_up:
+                self.hooks.coming.add(peer.name)
             self.save()
         else:
             self.try_to_save()
         await self.control.set_mark(self.production.mark)
         if role is Role.INITIATOR:
             await self.control.keep_alive(peer, on=True)
+        if is_new:
+            await self._post_up(peer, Owed(role, lease))
+
+    async def _post_up(self, peer: AuthorizedPeer, owed: Owed) -> None:
+        """Run PostUp; if the connection has ended meanwhile, PreDown too. Raises LocalFailure."""
+        began = self.gatekeeper.connection(peer.name)
+        await self.hooks.post_up(await self._occasion(peer, owed))
+        now = self.gatekeeper.connection(peer.name)
+        if began is None or now is None or now.since != began.since:
+            await self.leave(peer, self.gatekeeper.ended.get(peer.name, ""))
+            raise LocalFailure(f"{peer.name} ended while it came up")
+
+    async def leave(
+        self, peer: AuthorizedPeer, reason: str, seconds: float | None = None
+    ) -> str | None:
+        """Run PreDown, unless that is done, and wait for it so long, or as `reason` lets us.
+
+        Return why it failed, if that is known by then.
+        """
+        owed = self.hooks.owed.get(peer.name)
+        if owed is None:
+            return None
+        occasion = await self._occasion(peer, owed, known_reason(reason))
+        waits = patience(reason) if seconds is None else seconds
+        return await self.hooks.pre_down(occasion, waits)
+
+    async def _occasion(
+        self, peer: AuthorizedPeer, owed: Owed, reason: str | None = None
+    ) -> Occasion:
+        endpoint = None
+        if peer.post_up or peer.pre_down:
+            with suppress(LocalFailure):
+                seen = await self.production.peer(peer)
+                endpoint = seen.endpoint if seen else None
+        return Occasion(peer, owed, self.production.name, endpoint, reason)
 
     async def end(self, peer: AuthorizedPeer, reason: str) -> str | None:
-        """Remove this side of a connection: peer, routes, keepalive, and the note of it.
+        """Remove this side of a connection: PreDown, peer, routes, keepalive, and the note of it.
 
         `reason` is what the status tells from then on. What cannot be taken away now is tried again
         until it can; return why not, in words. A cancellation waits until all was tried.
@@ -135,7 +174,9 @@ class Parts:
             raise
 
     async def _end(self, peer: AuthorizedPeer, reason: str) -> str | None:
+        await self.leave(peer, reason)
         self.gatekeeper.closed(peer.name, reason)
+        self.hooks.coming.discard(peer.name)
         wishes = self.gatekeeper.wishes
         if reason == Reason.IDLE and wishes.is_pinned(peer.name):
             # It would come up only to be idle there again.

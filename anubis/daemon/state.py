@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anubis.daemon.hooks import Owed
 from anubis.daemon.log import event
 from anubis.errors import LocalFailure
 from anubis.gatekeeper import Connection, Role
@@ -58,6 +59,7 @@ class SavedState:
     unfinished: dict[str, float] = field(default_factory=dict)  # until when, by connection
     heard: tuple[str, ...] = ()  # peers whose control tunnel is yet to be forgotten
     bare: tuple[str, ...] = ()  # peers that have WireGuard only
+    owed: dict[str, Owed] = field(default_factory=dict)  # PreDowns to be run, by connection
     wishes: tuple[Wish, ...] = ()  # what is wanted; when to ask again is decided anew
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class SavedState:
             "unfinished": self.unfinished,
             "heard": list(self.heard),
             "bare": list(self.bare),
+            "owed": {n: {"role": o.role.value, "lease": o.lease} for n, o in self.owed.items()},
             "wishes": [
                 {
                     "name": wish.name,
@@ -117,6 +120,10 @@ class SavedState:
             unfinished={str(n): float(until) for n, until in data["unfinished"].items()},
             heard=tuple(map(str, data["heard"])),
             bare=tuple(map(str, data.get("bare", ()))),
+            owed={
+                str(n): Owed(Role(o["role"]), int(o["lease"]))
+                for n, o in data.get("owed", {}).items()
+            },
             wishes=tuple(
                 Wish(
                     name=str(w["name"]),

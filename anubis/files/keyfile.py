@@ -1,8 +1,8 @@
 """Files that only their owner may have written, and keys that only their owner may read.
 
-Owns the rule which file is trusted: as OpenSSH has it, a regular file of root or of the running
-user that nobody else can write, below directories that nobody else can write. Refuses to know what
-the files say, but for private keys in the form of `wg genkey`.
+Owns the rule which file is trusted, be it read or run: as OpenSSH has it, a regular file of root or
+of the running user that nobody else can write, below directories that nobody else can write.
+Refuses to know what the files say, but for private keys in the form of `wg genkey`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "MAX_FILE",
     "GuardedFile",
     "check_directories",
+    "check_program",
     "private_hint",
     "read_guarded",
     "read_private_key",
@@ -165,6 +166,20 @@ def check_directories(path: Path) -> None:
                 f"others can write in this directory of {path}",
                 f"chmod go-w {_quoted(directory)}",
             )
+
+
+def check_program(path: Path) -> None:
+    """Refuse a program that others could have put there, or that we may not run.
+
+    It may still be replaced by its owner afterwards; who that is, is what is checked. Raises
+    ConfigError.
+    """
+    with _problems_of(path, None, "chmod a+x its directories"):
+        status = path.stat()
+        check_directories(path)
+    _check_file(path, status)
+    if not os.access(path, os.X_OK):
+        raise _refusal(path, "this program may not be run", f"chmod 755 {_quoted(path)}")
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from anubis.addresses import ControlAddresses, control_addresses
 from anubis.errors import Location
-from anubis.files import fields
+from anubis.files import fields, hook
 from anubis.files.config import CONTROL_PORT
 from anubis.files.endpoints import NamedEndpoint, endpoint
 from anubis.files.ini import Grammar, Key, Section, SectionGrammar
@@ -47,6 +47,8 @@ GRAMMAR = Grammar(
                 Key("Expires"),
                 Key("OneShot"),
                 Key("Group"),
+                Key("PostUp"),
+                Key("PreDown"),
                 Key("Enabled"),
             ),
             repeatable=True,
@@ -94,6 +96,8 @@ class AuthorizedPeer:
     expires: datetime | None = None  # UTC; from then on as if it were not there
     one_shot: bool = False  # may ask by web
     group: str | None = None
+    post_up: tuple[str, ...] = ()  # the words of a command; none if there is nothing to run
+    pre_down: tuple[str, ...] = ()
     enabled: bool = True  # to the daemon, one that is not is not there
 
     def seconds_left(self, at: float) -> float:
@@ -130,6 +134,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
     expires = section.one("Expires", expiry, None)
     one_shot = section.one("OneShot", fields.yes_or_no, default=False)
     group = section.one("Group", fields.name, None)
+    post_up, pre_down = (section.one(key, hook.command, ()) for key in ("PostUp", "PreDown"))
     enabled = section.one("Enabled", fields.yes_or_no, default=True)
     if len(section.problems) > found_before or name is None or public_key is None:
         return None
@@ -151,6 +156,8 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         expires=expires,
         one_shot=one_shot,
         group=group,
+        post_up=post_up,
+        pre_down=pre_down,
         enabled=enabled,
     )
 

@@ -116,6 +116,7 @@ class Caller:
         seconds: float = 5.0,
         suite: int = 1,
         lease: int | None = None,
+        reason: str = "",
     ) -> Answer:
         """Do an exchange as an honest host would whose clock is wrong by `clock` seconds.
 
@@ -131,6 +132,7 @@ class Caller:
             clock=lambda: time.time_ns() + wrong,
             random=os.urandom,
             lease=lease,
+            reason=reason,
         )
         datagram: bytes | None = initiator.start(time.monotonic())
         requests: dict[bytes, None] = {}

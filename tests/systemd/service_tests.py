@@ -198,6 +198,37 @@ def test_an_edit_is_taken_up_by_itself(service: None) -> None:
     wait_until(lambda: key not in run("wg", "show", "anubis0", "peers"), "the guest is gone")
 
 
+def test_hooks_run_in_the_sandbox(connection: None) -> None:
+    """They may change the network and write to /run/anubis, and nowhere else."""
+    file, hook = Path("/etc/anubis/authorized_peers"), Path("/etc/anubis/hook")
+    text = file.read_text()
+    words = ("#!/bin/sh", 'ip address "$1" 198.51.100.9/32 dev lo || exit 1',
+             'touch "/run/anubis/$1" || exit 2', 'if touch "/var/$1"; then exit 3; fi',
+             'kill -0 $$ && sleep 0.1 && echo "$ANUBIS_CONNECTION: $1"')  # fmt: skip
+
+    def has_address() -> bool:
+        return "198.51.100.9" in run("ip", "address", "show", "dev", "lo")
+
+    try:
+        hook.write_text("\n".join(words))
+        hook.chmod(0o755)
+        keys = f"PostUp = {hook} add\nPreDown = {hook} del\n"
+        file.write_text(text.replace("Name = house\n", f"Name = house\n{keys}"))
+        run("systemctl", "reload", "anubis")
+        anubis("down", "house", "--timeout", "2m")
+        anubis("up", "house", "--timeout", "2m")
+        assert has_address()
+        anubis("down", "house", "--timeout", "2m")
+        assert not has_address()
+        said = [entry["ANUBIS_SAID"] for entry in journal("ANUBIS_EVENT=hook_output")]
+        assert [line.splitlines()[-1] for line in said] == ["house: add", "house: del"]
+        assert all("Read-only file system" in line for line in said)
+        assert Path("/run/anubis/add").owner() == SERVICE
+    finally:
+        file.write_text(text)
+        run("systemctl", "reload", "anubis")
+
+
 @contextmanager
 def monitored(path: Path) -> Iterator[None]:
     """Have `ip monitor rule` write to a file, from when it listens on."""

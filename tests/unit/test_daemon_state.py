@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anubis.daemon.hooks import Owed
 from anubis.daemon.state import SavedState, StateFile
 from anubis.errors import LocalFailure
 from anubis.gatekeeper import Connection, Role
@@ -29,6 +30,7 @@ STATE = SavedState(
     unfinished={"surya": 4600.5},
     heard=("xena",),
     bare=("selen",),
+    owed={"xena": Owed(Role.RESPONDER, 60)},
     wishes=(Wish("jacinth", 3600), Wish("surya"), Wish("leaf", 60, until=4600.0)),
 )
 

@@ -157,6 +157,8 @@ Group                home
 Hours                always
 Expires              never
 OneShot              no
+PostUp               none
+PreDown              none
 stands in            FILE:4
 """
 SECRET = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE="
@@ -193,6 +195,8 @@ def test_show_tells_everything_but_secrets(config: Path) -> None:
         "hours": None,
         "expires": None,
         "one_shot": False,
+        "post_up": [],
+        "pre_down": [],
         "file": str(peers_file(config)),
         "line": 4,
     }
