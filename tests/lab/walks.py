@@ -31,6 +31,7 @@ __all__ = ["DEAD_SECONDS", "Mortal", "Scene", "Walk", "World", "difference", "mo
 DEAD_SECONDS = 10.0
 _RENEWED_SECONDS = 15.0
 _NOTICE_SECONDS = 2.0  # between the start of a daemon and what it is watched at
+_ROUNDS = 2  # how often a daemon polls varies, and with it what it comes to
 _AGREED_SECONDS = 15.0  # longer than a session lives that nobody uses (`silence`)
 World = Mapping[str, str]  # what the tools say of each host
 
@@ -169,18 +170,23 @@ class Walk(ABC):
         return [place for place in dict.fromkeys(found) if self.counts(place)]
 
     def run(self, places: Sequence[str]) -> None:
-        """Disturb each."""
-        for place in places:
-            self.begin()
-            if not self.disturb(place):
-                self.missed.append(place)
-                continue
-            self.tried += 1
-            wrong = difference(self.lab, self.may_be)
-            if not wrong and self.cut():
-                wrong = f"a running tunnel was cut: {self.cut()}"
-            if wrong:
-                self.fail(place, wrong)
+        """Disturb each; what an operation does not come to this time it may the next."""
+        self.missed = list(places)
+        for _ in range(_ROUNDS):
+            self.missed = [place for place in self.missed if not self._reached(place)]
+
+    def _reached(self, place: str) -> bool:
+        """Try one; return whether the operation came to it."""
+        self.begin()
+        if not self.disturb(place):
+            return False
+        self.tried += 1
+        wrong = difference(self.lab, self.may_be)
+        if not wrong and self.cut():
+            wrong = f"a running tunnel was cut: {self.cut()}"
+        if wrong:
+            self.fail(place, wrong)
+        return True
 
     def fail(self, place: str, wrong: str) -> None:
         """Note what is wrong after a disturbance."""
