@@ -16,6 +16,7 @@ from typing import TypeVar
 from anubis.errors import AnubisError, DaemonNotRunning, LocalFailure, NotPermitted
 from anubis.events import (
     DEFAULT_TIMEOUT,
+    Approval,
     ConnectionStatus,
     ErrorEvent,
     Reloaded,
@@ -156,6 +157,26 @@ class Client:
         """
         path = f"/v1/connections/{check_name(name)}/plan"
         return self._once("POST", path, b"", _PLAN_SECONDS + self.timeout, Plan.from_json)
+
+    def approve(
+        self,
+        name: str | None = None,
+        at: str | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT,
+    ) -> Approval:
+        """Approve a connection that waits for that, and return who waits still.
+
+        Here, or `at` another host that asks for this one's approval; without a name only the latter
+        is told. Raises BadRequest, UnknownConnection, Refused, NoAnswer, and LocalFailure if it
+        does not wait here.
+        """
+        wishes = {
+            "name": name and check_name(name),
+            "at": at and check_name(at),
+            "timeout_seconds": timeout_seconds,
+        }
+        body, silence = json.dumps(wishes).encode(), timeout_seconds + self.timeout
+        return self._once("POST", "/v1/approve", body, silence, Approval.from_json)
 
     def _change(
         self,

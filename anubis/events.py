@@ -32,6 +32,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "LEASE_SECONDS",
     "TIMEOUT_SECONDS",
+    "Approval",
     "ConnectionStatus",
     "ErrorEvent",
     "Event",
@@ -148,6 +149,23 @@ class Reloaded:
             ended=_read_texts(data, "ended"),
             warnings=_read_texts(data, "warnings"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Which connection was `approved`, if one was to be, and which are `waiting` for that still."""
+
+    approved: str | None = None
+    waiting: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object of this approval."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Approval:
+        """Read the JSON object of an approval. Raises ValueError."""
+        return cls(_read_optional(data, "approved", str), _read_texts(data, "waiting"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf
 
+from anubis.approvals import Approvals
 from anubis.errors import LocalFailure, UnknownConnection, nearest
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers, overlaps
 from anubis.files.config import Production
@@ -21,6 +22,7 @@ from anubis.protocol.wire import Result, Verb
 from anubis.wishes import Wishes
 
 __all__ = [
+    "Admit",
     "Close",
     "Connection",
     "Decision",
@@ -30,10 +32,12 @@ __all__ = [
     "Open",
     "Refuse",
     "Role",
+    "Wait",
     "retry_seconds",
 ]
 
 _LONGEST = 2**31  # seconds; longer than any lease
+_NOBODY_WAITS = "nobody of that name waits for your approval"  # nor need there be one
 RETRY_SECONDS = 15.0  # between renewals that found no answer; an eighth of a short lease
 SHORTEST_RETRY = 1.0  # seconds
 
@@ -88,7 +92,21 @@ class Keep:
     result: Result
 
 
-Decision = Refuse | Open | Close | Keep
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Somebody else was approved: install it for him if nobody there will ask again."""
+
+    peer: AuthorizedPeer
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Answer that somebody else has to approve; `is_new` if nobody has been asked yet."""
+
+    is_new: bool
+
+
+Decision = Refuse | Open | Close | Keep | Admit | Wait
 
 
 class Due(Enum):
@@ -104,6 +122,7 @@ class Gatekeeper:
     def __init__(self, peers: AuthorizedPeers, production: Production) -> None:
         self.peers = peers
         self.wishes = Wishes()
+        self.approvals = Approvals()
         self.unfinished: dict[str, float] = {}  # until when the far end may have what we have not
         self.ended: dict[str, str] = {}  # why, of what was up and is down
         self.bare: set[str] = set()  # who has WireGuard only: nobody there can be told anything
@@ -145,20 +164,35 @@ class Gatekeeper:
             self.bare.discard(peer.name)
             self.settled(peer.name)
             self.wishes.drop(peer.name)
+            self.approvals.forget(peer.name)
+        for plea in self.approvals:
+            peer_now = peers.by_name(plea.name)
+            if peer_now is None or peer_now.approve != plea.approver:
+                self.approvals.forget(plea.name)
 
     # What others ask of us
 
-    def judge(self, name: str, verb: Verb, lease: int | None, now: float, at: float) -> Decision:
-        """Decide on an authentic, fresh request of the peer called `name`, about itself."""
+    def judge(
+        self,
+        name: str,
+        verb: Verb,
+        lease: int | None,
+        now: float,
+        at: float,
+        *,
+        subject: str | None = None,
+    ) -> Decision:
+        """Decide on an authentic, fresh request of the peer called `name`, about itself.
+
+        Only an `approve` is about another, its `subject`; without one it only asks who waits.
+        """
         peer = self.peer(name)
         connection = self._connections.get(name)
         match verb:
             case Verb.UP:
                 return self._judge_up(peer, connection, lease, now, at)
-            case Verb.DOWN if "down" not in peer.may:
-                return _not_permitted(verb)
-            case Verb.DOWN:
-                return Close(peer) if connection else Keep(peer, Result.UNCHANGED)
+            case Verb.DOWN | Verb.GONE:
+                return self._judge_end(peer, connection, verb)
             case Verb.RENEW if connection is None:
                 # Why it ended, for an initiator that could not be told then.
                 reason = self.ended.get(name) or "the connection is not up here"
@@ -169,10 +203,42 @@ class Gatekeeper:
                 return _not_permitted(verb)
             case Verb.STATUS:
                 return Keep(peer, Result.DONE)
-            case Verb.GONE if connection is None:
-                return Refuse(Result.NO_CONNECTION, "the connection is not up here")
-            case Verb.GONE:
-                return Close(peer)
+            case Verb.APPROVE:
+                return self._judge_approval(peer, subject, now)
+
+    def _judge_end(
+        self, peer: AuthorizedPeer, connection: Connection | None, verb: Verb
+    ) -> Decision:
+        self.approvals.forget(peer.name)  # what it asked for is not wanted any more
+        if verb is Verb.DOWN and "down" not in peer.may:
+            return _not_permitted(verb)
+        if connection is not None:
+            return Close(peer)
+        if verb is Verb.GONE:
+            return Refuse(Result.NO_CONNECTION, "the connection is not up here")
+        return Keep(peer, Result.UNCHANGED)
+
+    def _judge_approval(
+        self, approver: AuthorizedPeer, subject: str | None, now: float
+    ) -> Decision:
+        if subject is None:
+            return Keep(approver, Result.DONE)
+        peer = self.peers.by_name(subject)
+        if peer is None or peer.approve != approver.name:
+            return Refuse(Result.NOT_PERMITTED, _NOBODY_WAITS)
+        if peer.name in self._connections or self.approvals.has(peer.name, peer.approve, now):
+            return Keep(approver, Result.UNCHANGED)
+        if not self.approve(peer, now):
+            return Refuse(Result.NOT_PERMITTED, _NOBODY_WAITS)
+        return Admit(peer)
+
+    def approve(self, peer: AuthorizedPeer, now: float) -> bool:
+        """Approve a peer, whoever does; return whether it waited for that."""
+        return peer.approve is not None and self.approvals.give(peer.name, peer.approve, now)
+
+    def waiting(self, now: float, approver: str | None = None) -> tuple[str, ...]:
+        """Return who waits for an approval, of anybody or of one approver."""
+        return tuple(plea.name for plea in self.approvals.waiting(now, approver))
 
     def _judge_up(
         self,
@@ -196,6 +262,8 @@ class Gatekeeper:
             return Refuse(Result.CONFLICT, "its AllowedIPs are in use by another connection here")
         granted = min(self.grant(peer, lease), int(min(left, _LONGEST)))
         if connection is None:
+            if peer.approve and not self.approvals.has(peer.name, peer.approve, now):
+                return Wait(is_new=self.approvals.ask(peer.name, peer.approve, now))
             return Open(peer, granted)
         if connection.role is Role.RESPONDER:
             self.extend(peer.name, granted, now)
@@ -266,6 +334,7 @@ class Gatekeeper:
         )
         self._connections[name] = connection
         self.ended.pop(name, None)
+        self.approvals.forget(name)
         return connection
 
     def extend(self, name: str, lease: int, now: float, jitter: float = 0.0) -> None:

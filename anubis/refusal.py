@@ -14,6 +14,7 @@ _HINTS = {
     "not_permitted": "its administrator decides with May in authorized_peers",
     "suite_refused": "let Suites in anubis.conf name one that it accepts",
     "conflict": "its log names the connection that is in the way",
+    "pending": "whoever has to approve it has not: ask for it again when somebody is there",
     "failed": "its log says what went wrong; both ends are as before",
     "busy": "try again in a moment",
 }

@@ -11,7 +11,9 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 
+from anubis.approvals import APPROVAL_SECONDS, ASK_AGAIN_SECONDS
 from anubis.errors import AnubisError, LocalFailure, NoAnswer
 from anubis.files.tunnel import Gateway, Tunnel
 from anubis.network.plan import SERVICE_PORT
@@ -26,13 +28,34 @@ __all__ = ["request"]
 
 
 def request(
-    tunnel: Tunnel, gateway: Gateway, verb: Verb, *, timeout: float, lease: int | None = None
+    tunnel: Tunnel,
+    gateway: Gateway,
+    verb: Verb,
+    *,
+    timeout: float,
+    lease: int | None = None,
+    on_pending: Callable[[], None] = lambda: None,
 ) -> Reply:
     """Ask a gateway and return its answer, which is a yes; `timeout` and `lease` in seconds.
 
-    A `down` of what is not up is a yes, too. Raises Refused, NoAnswer, and LocalFailure if the
-    tunnel is not up.
+    A `down` of what is not up is a yes, too. What somebody has to approve is asked for again until
+    that is done, or for two minutes; `on_pending` is called when that begins. Raises Refused,
+    NoAnswer, and LocalFailure if the tunnel is not up.
     """
+    outcome = _once(tunnel, gateway, verb, timeout, lease)
+    if outcome.result == Result.PENDING:
+        on_pending()
+    until = time.monotonic() + APPROVAL_SECONDS
+    while outcome.result == Result.PENDING and time.monotonic() + ASK_AGAIN_SECONDS < until:
+        time.sleep(ASK_AGAIN_SECONDS)
+        outcome = _once(tunnel, gateway, verb, timeout, lease)
+    if outcome.granted or (verb is Verb.DOWN and outcome.result == Result.NO_CONNECTION):
+        return outcome
+    raise refusal(gateway.name, outcome)
+
+
+def _once(tunnel: Tunnel, gateway: Gateway, verb: Verb, timeout: float, lease: int | None) -> Reply:
+    """Ask once, and return the answer, whatever it is."""
     initiator = Initiator(
         keyring=Keyring(tunnel.private_key),
         peer=gateway.public_key,
@@ -56,9 +79,7 @@ def request(
             f"is the tunnel up, is {gateway.name} in reach, and does its authorized_peers have"
             " this tunnel's public key?",
         )
-    if outcome.granted or (verb is Verb.DOWN and outcome.result == Result.NO_CONNECTION):
-        return outcome
-    raise refusal(gateway.name, outcome)
+    return outcome
 
 
 def _socket(tunnel: Tunnel, gateway: Gateway) -> socket.socket:

@@ -3,7 +3,7 @@
 What happens is told by the connection's name, so a test reads without looking here much: `jacinth`
 works, `surya` was up already and cannot be told to go down, `selen` refuses, `leaf` does not
 answer, `broken` fails on this host, `buggy` meets a bug, `slow` waits until it is cancelled,
-`xena` is down already.
+`xena` is down already, `ariadne` has to be approved first.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from anubis.errors import (
     UnknownConnection,
     nearest,
 )
-from anubis.events import ConnectionStatus, Reloaded, Result
+from anubis.events import Approval, ConnectionStatus, Reloaded, Result
 from anubis.exposition import Metric, expose
 from anubis.forecast import ChangedEntry, Difference, Obstacle, Plan, PlannedStep
 from anubis.happening import Happening
 
 DEADLINE = 20.0  # seconds, for whatever a test waits for
 
-NAMES = ("broken", "buggy", "jacinth", "leaf", "selen", "slow", "surya", "xena")
+NAMES = ("ariadne", "broken", "buggy", "jacinth", "leaf", "selen", "slow", "surya", "xena")
 
 
 CONNECTIONS = (
@@ -116,6 +116,15 @@ class FakeOperations:
             ("/etc/anubis/anubis.conf has changed: systemctl restart anubis takes that up",),
         )
 
+    async def approve(self, name: str | None, at: str | None, timeout_seconds: float) -> Approval:
+        self.calls.append(("approve", name, at, timeout_seconds))
+        self._check(at or "jacinth")
+        if at == "leaf":
+            raise NoAnswer("leaf did not answer within 10 s", "is UDP port 4297 open?")
+        if name not in {None, "xena"}:
+            raise LocalFailure(f"{name} does not wait for an approval")
+        return Approval(name, ("selen",) if name else ("selen", "xena"))
+
     async def plan(self, name: str) -> Plan:
         self.calls.append(("plan", name))
         self._check(name)
@@ -194,6 +203,9 @@ class FakeOperations:
                 raise LocalFailure("wg0: the kernel said no; all is rolled back")
             case "buggy":
                 raise KeyError(name)
+            case "ariadne":
+                self._report(report, 9.0, "pending", "120s left")
+                self._report(report, 10.0, "pending", "118s left")
             case "slow":
                 self._report(report, 12.4, "control", "203.0.113.8:4297")
                 await self._wait()

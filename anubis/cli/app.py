@@ -27,6 +27,7 @@ COMMANDS = {
     "switch": "Bring a connection up in place of those that share its routes.",
     "plan": "Tell what `up` would do, without doing it.",
     "status": "Show the connections.",
+    "approve": "Let a connection come up that waits for approval.",
     "log": "Tell what happened to a connection.",
     "events": "Tell what happens, as it happens.",
     "metrics": "Print what the daemon counts, for Prometheus.",

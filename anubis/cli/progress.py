@@ -16,6 +16,7 @@ __all__ = ["Progress", "summary"]
 
 _STEPS = {
     "control": "control plane reached",
+    "pending": "waiting for approval",
     "agreed": "far end agreed",
     "peer": "peer added",
     "routes": "routes added",
@@ -33,6 +34,7 @@ class Progress:
 
     def __init__(self, connection: str) -> None:
         self._connection = printable(connection)
+        self._last = ""
         self._watched = is_terminal(sys.stdout)
         self._tick = "✓" if _can_write("✓…") else "*"
         self._dots = "…" if _can_write("✓…") else "..."
@@ -46,8 +48,9 @@ class Progress:
 
     def step(self, step: Step) -> None:
         """Show a step."""
-        if not self._watched:
+        if not self._watched or self._last == step.step == "pending":  # it is told all the while
             return
+        self._last = step.step
         self._clear()
         text = _STEPS.get(step.step, step.step)
         if step.connection is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from anubis.cli.options import json_option, lease_option, timeout_option
-from anubis.cli.output import json_errors, say, say_json
+from anubis.cli.output import json_errors, note, say, say_json
 from anubis.cli.progress import summary
 from anubis.errors import UnknownConnection, nearest
 from anubis.events import Result, check_name
@@ -51,7 +51,14 @@ def command(
         tunnel = load_tunnel(path)
         gateway = _gateway(tunnel, check_name(name), path)
         began = time.monotonic()
-        reply = request(tunnel, gateway, Verb[verb.upper()], timeout=timeout, lease=lease)
+        reply = request(
+            tunnel,
+            gateway,
+            Verb[verb.upper()],
+            timeout=timeout,
+            lease=lease,
+            on_pending=lambda: note(f"{gateway.name}: waiting for approval"),
+        )
         result = _result(gateway, verb, reply, 1000 * (time.monotonic() - began))
     if as_json:
         say_json(result.to_json())

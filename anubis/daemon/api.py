@@ -23,6 +23,7 @@ from anubis.daemon.aside import Aside
 from anubis.daemon.audience import Audience, TooManyListeners
 from anubis.daemon.callers import Caller, check_may_change
 from anubis.daemon.calls import (
+    ApproveCall,
     Change,
     EventsCall,
     LogCall,
@@ -35,7 +36,7 @@ from anubis.daemon.calls import (
 )
 from anubis.daemon.listener import Listener, accept, listen
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
-from anubis.events import ConnectionStatus, ErrorEvent, Reloaded, Result, Step
+from anubis.events import Approval, ConnectionStatus, ErrorEvent, Reloaded, Result, Step
 from anubis.exposition import CONTENT_TYPE
 from anubis.forecast import Difference, Plan
 from anubis.happening import Happening
@@ -86,6 +87,9 @@ class Operations(Protocol):
 
     async def plan(self, name: str) -> Plan:
         """Tell what `up` of a connection would do."""
+
+    async def approve(self, name: str | None, at: str | None, timeout_seconds: float) -> Approval:
+        """Approve a connection here, or at another host, and tell who waits there."""
 
 
 class Records(Protocol):
@@ -166,7 +170,7 @@ class ApiServer:
         try:
             call = parse_call(request.method, request.path, request.query_string)
             caller = http.caller(request)
-            if not isinstance(call, Change | ReloadCall | PlanCall):
+            if not isinstance(call, Change | ReloadCall | ApproveCall | PlanCall):
                 return await self._tell_of(call, request, caller)
             await self._check_may_change(call, caller)
             if not isinstance(call, Change):
@@ -215,14 +219,19 @@ class ApiServer:
         except TooManyListeners as error:
             raise http.Busy(error.message, error.hint) from None
 
-    async def _tell_once(self, call: ReloadCall | PlanCall) -> dict[str, object]:
+    async def _tell_once(self, call: ReloadCall | ApproveCall | PlanCall) -> dict[str, object]:
+        if isinstance(call, ApproveCall):
+            approval = await self._operations.approve(call.name, call.at, call.timeout_seconds)
+            return approval.to_json()
         if isinstance(call, PlanCall):
             return (await self._operations.plan(call.name)).to_json()
         if call.dry_run:
             return (await self._operations.foresee()).to_json()
         return (await self._operations.reload()).to_json()
 
-    async def _check_may_change(self, call: Change | ReloadCall | PlanCall, caller: Caller) -> None:
+    async def _check_may_change(
+        self, call: Change | ReloadCall | ApproveCall | PlanCall, caller: Caller
+    ) -> None:
         if self._asking.running >= MAX_ASKING:
             raise http.Busy(f"{MAX_ASKING} callers are being looked up", "try again in a moment")
         try:

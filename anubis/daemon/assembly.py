@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from anubis.daemon.api import ApiServer
+from anubis.daemon.approving import Approving
 from anubis.daemon.carrier import Carrier
 from anubis.daemon.chronicle import Chronicle
 from anubis.daemon.clock import Clock
@@ -151,7 +152,7 @@ class Daemon:
         self.control.on_interface = lambda: self._one_shot.wake(anew=True)
         self.reload = Reload(host, parts, read, self._authorize)
         self._operations = operations = DaemonOperations(
-            parts, self.reload.now, self.reload.foresee
+            parts, self.reload.now, self.reload.foresee, Approving(parts, serving).approve
         )
         self._leases = Leases(parts, operations.revive)
         self._chronicle = chronicle

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from anubis.approvals import APPROVAL_SECONDS, ASK_AGAIN_SECONDS
 from anubis.daemon.api import Report
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import event
@@ -60,6 +61,7 @@ class Attempt:
     report: Report
     pinned: bool = False
     rivals: Sequence[AuthorizedPeer] = ()
+    seconds: float = field(init=False)  # of waiting, from the beginning to the deadline
     old: Connection | None = field(init=False)  # what was up before
     contact: Contact = field(init=False)
     endpoint: Endpoint | None = None
@@ -69,6 +71,7 @@ class Attempt:
     committed: bool = False  # this side is installed, and has what was its rivals'
 
     def __post_init__(self) -> None:
+        self.seconds = self.deadline - asyncio.get_running_loop().time()
         self.old = self.parts.gatekeeper.connection(self.peer.name)
         self.contact = Contact(lambda endpoint: self.report("control", endpoint))
 
@@ -115,22 +118,51 @@ class Attempt:
                 if self.old is None:
                     self.parts.note(self.peer, self.lease)
                     endpoints = await endpoints_of(self.peer, self.deadline)
-                    group.create_task(self._shake_early(endpoints))
-                reply = await self.parts.control.ask(
-                    self.peer,
-                    Verb.UP,
-                    deadline=self.deadline,
-                    lease=self.lease,
-                    contact=self.contact,
-                )
+                    early = group.create_task(self._shake_early(endpoints))
+                reply = await self._ask()
+                if reply.result == Code.PENDING:
+                    if self.old is None:
+                        await self._retract(early)
+                    reply = await self._await_approval()
+                    if self.old is None and reply.granted:
+                        group.create_task(self._shake_early(endpoints))
                 if not reply.granted:
-                    self.refused = True
+                    self.refused = reply.result != Code.PENDING  # who may approve is not to wait
                     raise refusal(self.peer.name, reply)
                 self.agreed.set()
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
         self.report("agreed", f"lease {format_duration(reply.lease)}")
         return reply
+
+    async def _ask(self) -> Reply:
+        return await self.parts.control.ask(
+            self.peer, Verb.UP, deadline=self.deadline, lease=self.lease, contact=self.contact
+        )
+
+    async def _retract(self, early: asyncio.Task[None]) -> None:
+        """Take this side back: the far end would not hear a handshake for minutes perhaps."""
+        early.cancel()
+        await asyncio.wait({early})
+        await self.parts.production.remove(self.peer)
+
+    async def _await_approval(self) -> Reply:
+        """Ask again and again, until somebody has approved it or time is up; return the last word.
+
+        Each asking has as long as the first. Between them the control plane is silent.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + APPROVAL_SECONDS
+        event(logging.INFO, "waits_for_approval", connection=self.peer.name)
+        while True:
+            self.report("pending", f"{until - loop.time():.0f}s left")
+            await self.parts.silence.fall(self.peer)
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+            self.parts.gatekeeper.check_current(self.peer)
+            self.deadline = loop.time() + self.seconds
+            reply = await self._ask()
+            if reply.result != Code.PENDING or loop.time() + ASK_AGAIN_SECONDS >= until:
+                return reply
 
     async def _shake_early(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Prepare our side; shake hands a moment after the request went out, or on the reply."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -15,6 +16,7 @@ from anubis.events import DEFAULT_TIMEOUT, LEASE_SECONDS, TIMEOUT_SECONDS, check
 
 __all__ = [
     "MAX_BODY",
+    "ApproveCall",
     "Change",
     "EventsCall",
     "LogCall",
@@ -37,6 +39,7 @@ Verb = Literal["up", "down", "switch"]
 _STATUS = re.compile(r"/v1/status(?:/(?P<name>[^/]+))?")
 _LOG = re.compile(r"/v1/connections/(?P<name>[^/]+)/log")
 _RELOAD = "/v1/reload"
+_APPROVE = "/v1/approve"
 _CHANGE = re.compile(r"/v1/connections/(?P<name>[^/]+)/(?P<verb>up|down|switch)")
 _PLAN = re.compile(r"/v1/connections/(?P<name>[^/]+)/plan")
 
@@ -101,6 +104,26 @@ class ReloadCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ApproveCall:
+    """Approve a connection, here or `at` another host; without a name, tell who waits there."""
+
+    verb = "approve"
+    name: str | None = None
+    at: str | None = None
+    timeout_seconds: float = DEFAULT_TIMEOUT
+
+    def with_body(self, body: bytes) -> ApproveCall:
+        """Return this call as its body wants it. Raises BadRequest."""
+        wishes = _parse_object(body)
+        known = ("name", "at", "timeout_seconds")
+        for key in wishes:
+            if key not in known:
+                raise BadRequest(f"unknown key in the body: {key[:64]!r}", nearest(key[:64], known))
+        timeout = _timeout(wishes.get("timeout_seconds", DEFAULT_TIMEOUT))
+        return ApproveCall(_name(wishes, "name"), _name(wishes, "at"), timeout)
+
+
+@dataclass(frozen=True, slots=True)
 class PlanCall:
     """Tell what an `up` of a connection would do."""
 
@@ -154,7 +177,7 @@ class Change:
 
 def parse_call(
     method: str, path: str, query: str
-) -> StatusCall | LogCall | EventsCall | MetricsCall | ReloadCall | PlanCall | Change:
+) -> StatusCall | LogCall | EventsCall | MetricsCall | ReloadCall | ApproveCall | PlanCall | Change:
     """Read the request line, of a change all but its body. Raises BadRequest."""
     if match := _STATUS.fullmatch(path):
         _check_request_line("GET", method, query)
@@ -168,6 +191,9 @@ def parse_call(
     if path == _RELOAD:
         _check_request_line("POST", method, query)
         return ReloadCall()
+    if path == _APPROVE:
+        _check_request_line("POST", method, query)
+        return ApproveCall()
     if match := _PLAN.fullmatch(path):
         _check_request_line("POST", method, query)
         return PlanCall(check_name(match["name"]))
@@ -227,6 +253,15 @@ def _timeout(value: object) -> float:
     ):
         raise BadRequest(f"timeout_seconds is a number from {shortest:g} to {longest:g}")
     return float(value)
+
+
+def _name(wishes: Mapping[str, object], key: str) -> str | None:
+    value = wishes.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadRequest(f"{key} is a string, or null")
+    return check_name(value)
 
 
 def _boolean(key: str, value: object) -> bool:

@@ -42,7 +42,7 @@ _CLOSE_SECONDS = 2.0  # for the disk, at the daemon's end
 # Of a connection, or of the host; each is told by itself.
 TOLD = frozenset(
     {
-        *{"up", "up_failed", "down", "lost", "undone", "unpinned", "far_end_moved"},
+        *{"approved", "up", "up_failed", "down", "lost", "undone", "unpinned", "far_end_moved"},
         *{"not_taken_away", "not_taken_up", "not_refitted", "rollback_failed", "hook_failed"},
         *{"vanished", "changed", "appeared", "remained", "overtaken", "contested", "not_put_right"},
         *{"reloaded", "needs_restart", "network_changed", "suspending", "resumed"},
@@ -54,7 +54,7 @@ COUNTED = frozenset(
     {
         *{"renewed", "renew_failed", "renew_refused", "still_lost", "not_followed"},
         *{"not_told", "not_undone", "not_silent", "not_heard"},
-        *{"refused", "failed", "dropped", "not_reloaded", "reload_failed"},
+        *{"waits_for_approval", "refused", "failed", "dropped", "not_reloaded", "reload_failed"},
     }
 )
 _KNOWN = TOLD | COUNTED

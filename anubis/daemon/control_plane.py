@@ -305,6 +305,7 @@ class ControlPlane:
         deadline: float,
         lease: int | None = None,
         reason: str = "",
+        subject: str | None = None,
         contact: Contact | None = None,
     ) -> Reply:
         """Ask a peer and return its reply, granted or not. `deadline` is in the loop's time.
@@ -322,6 +323,7 @@ class ControlPlane:
             random=self._random,
             lease=lease,
             reason=reason,
+            subject=subject,
         )
         road = await self._open_road(peer, deadline)
         exchange = self._courier.exchange(initiator, peer.control.routable)

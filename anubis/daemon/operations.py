@@ -24,7 +24,7 @@ from anubis.daemon.parts import Parts
 from anubis.daemon.planning import plan_up
 from anubis.daemon.road import Contact
 from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
-from anubis.events import ConnectionStatus, Reloaded, Result
+from anubis.events import Approval, ConnectionStatus, Reloaded, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
 from anubis.forecast import Difference, Plan
 from anubis.gatekeeper import Role
@@ -48,10 +48,12 @@ class DaemonOperations:
         parts: Parts,
         reload: Callable[[], Coroutine[None, None, Reloaded]],
         foresee: Callable[[], Coroutine[None, None, Difference]],
+        approve: Callable[[str | None, str | None, float], Coroutine[None, None, Approval]],
     ) -> None:
         self._parts = parts
         self.reload = reload
         self.foresee = foresee
+        self.approve = approve
         self._gatekeeper = parts.gatekeeper
         self._control = parts.control
         self._production = parts.production

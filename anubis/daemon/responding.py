@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 from anubis.daemon.log import event
@@ -105,9 +106,8 @@ class Responding:
     async def stop(self) -> None:
         """Bring nothing up any more, and let requests under way finish, but not for long."""
         self._silence.stop()
-        self._serving.is_stopping = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=STOP_SECONDS)
+        admitted = asyncio.create_task(self._serving.stop(STOP_SECONDS))
+        await asyncio.wait({admitted, *self._tasks}, timeout=STOP_SECONDS)
 
     async def _serve(self, accepted: Accepted, source: IPv6Address, port: int) -> None:
         """Carry a request out and answer it."""
@@ -157,13 +157,17 @@ class Responding:
             await self._watermarks.record()
         except LocalFailure:
             # What removes something must be possible always, and may be done twice.
-            if accepted.request.verb in (Verb.UP, Verb.RENEW):
+            if accepted.request.verb in (Verb.UP, Verb.RENEW, Verb.APPROVE):
                 raise
         syncing = asyncio.create_task(self._watermarks.sync())
         request = accepted.request
         try:
             outcome = await self._serving.carry_out(
-                accepted.peer, Verb(request.verb), request.lease, request.reason
+                accepted.peer,
+                Verb(request.verb),
+                request.lease,
+                request.reason,
+                request.subject,
             )
             return await self._report(accepted, outcome)
         finally:
@@ -172,17 +176,17 @@ class Responding:
     async def _report(self, accepted: Accepted, outcome: Outcome) -> Reply:
         """Return the reply, with the state of the connection as it is now."""
         reply = self._reply(accepted, outcome)
+        if reply.granted and accepted.request.verb in (Verb.STATUS, Verb.APPROVE):
+            waiting = self._gatekeeper.waiting(self._clock.boot(), accepted.peer)
+            reply = replace(reply, waiting=waiting)
         seen = await self._serving.look(accepted.peer)
         if seen is None:
             return reply
         peer = seen.peer
-        return Reply(
-            request_id=reply.request_id,
-            unix_ns=reply.unix_ns,
-            result=reply.result,
+        return replace(
+            reply,
             state=State.UP,
             lease=seen.lease,
-            reason=reply.reason,
             up_for=seen.up_for,
             handshake_age=seen.handshake_age,
             transfer=(peer.rx_bytes, peer.tx_bytes) if peer else None,

@@ -19,9 +19,9 @@ from anubis.daemon.budget import CHANGES, CHANGES_OF_ALL, REQUESTS, REQUESTS_OF_
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.log import Throttle, event
 from anubis.daemon.parts import Parts
-from anubis.errors import LocalFailure
+from anubis.errors import AnubisError, LocalFailure
 from anubis.files.authorized_peers import AuthorizedPeer
-from anubis.gatekeeper import Close, Keep, Open, Refuse, Role
+from anubis.gatekeeper import Admit, Close, Keep, Open, Refuse, Role, Wait
 from anubis.protocol.wire import Result, Verb
 from anubis.wireguard.types import Peer
 
@@ -64,6 +64,7 @@ class Serving:
         self._changes = Budget(CHANGES, CHANGES_OF_ALL)
         self._throttle = Throttle()
         self.answers: Counter[tuple[str, str]] = Counter()  # by verb and result
+        self._admissions: set[asyncio.Task[None]] = set()
         self.is_stopping = False  # nothing is brought up any more
 
     def count(self, verb: str, result: str) -> None:
@@ -109,12 +110,24 @@ class Serving:
             yield
 
     async def carry_out(
-        self, name: str, verb: Verb, lease: int | None = None, reason: str = ""
+        self,
+        name: str,
+        verb: Verb,
+        lease: int | None = None,
+        reason: str = "",
+        subject: str | None = None,
     ) -> Outcome:
-        """Do what the gatekeeper decides, in the peer's turn. Raises AnubisError."""
+        """Do what the gatekeeper decides, in the peer's turn. Raises AnubisError.
+
+        `subject` is whom an `approve` is about.
+        """
         now, at = self._clock.boot(), self._clock.unix()
-        decision = self._gatekeeper.judge(name, verb, lease, now, at)
+        decision = self._gatekeeper.judge(name, verb, lease, now, at, subject=subject)
         match decision:
+            case Wait(is_new):
+                if is_new:  # it asks again and again
+                    event(logging.INFO, "waits_for_approval", connection=name)
+                return Outcome(Result.PENDING, "waiting for approval")
             case Refuse(result, why):
                 self.log(
                     logging.WARNING,
@@ -134,7 +147,31 @@ class Serving:
                     await self._production.commit(peer, None)
                 self._parts.try_to_save()
                 return Outcome(result)
+            case Admit(peer):
+                self.admit(peer, by=name)
         return Outcome(Result.DONE)
+
+    def admit(self, peer: AuthorizedPeer, *, by: str) -> None:
+        """Let a peer in that was approved: a daemon asks again by itself, anybody else does not."""
+        event(logging.INFO, "approved", connection=peer.name, by=by)
+        if peer.name in self._gatekeeper.bare:
+            task = asyncio.create_task(self._admit(peer.name))
+            self._admissions.add(task)
+            task.add_done_callback(self._admissions.discard)
+
+    async def _admit(self, name: str) -> None:
+        try:
+            async with self.turn(name, Verb.UP):
+                if not self.is_stopping:
+                    await self.carry_out(name, Verb.UP)
+        except AnubisError as error:
+            self.log(logging.ERROR, "failed", name, verb="up", reason=error.message)
+
+    async def stop(self, seconds: float) -> None:
+        """Bring nothing up any more, and let those in who are on the way, but not for long."""
+        self.is_stopping = True
+        if self._admissions:
+            await asyncio.wait(set(self._admissions), timeout=seconds)
 
     async def _open(self, peer: AuthorizedPeer, lease: int) -> None:
         try:

@@ -1,8 +1,9 @@
 """What must hold between the entries of the authorized-peers file.
 
-Names, keys and control addresses are unique, and no network is two peers' at once: WireGuard gives
-a network to the peer that names it last, silently. Owns these rules; refuses to know how entries
-are written. Every check is linear in the entries but for one sort of their networks.
+Names, keys and control addresses are unique, whoever approves has an entry, and no network is two
+peers' at once: WireGuard gives a network to the peer that names it last, silently. Owns these
+rules; refuses to know how entries are written. Every check is linear in the entries but for one
+sort of their networks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from anubis.addresses import ControlAddresses, control_addresses
-from anubis.errors import Problem
+from anubis.errors import Problem, nearest
 from anubis.files.peer_stanza import AuthorizedPeer
 from anubis.files.reservation import Reservation
 from anubis.wireguard.keys import PublicKey
@@ -49,6 +50,7 @@ def check_entries(
     """
     return [
         *_repeated_names([*entries, *reserved]),
+        *_unknown_approvers(entries),
         *_repeated_keys(entries),
         *_own_keys(entries, own),
         *_colliding_addresses(entries, own, derive),
@@ -80,6 +82,19 @@ def _repeated_names(entries: Sequence[AuthorizedPeer | Reservation]) -> Iterator
                 f"{entry.name} is the name of another entry too, at {other.location}",
                 "names are unique, whatever their case",
             )
+
+
+def _unknown_approvers(entries: Sequence[AuthorizedPeer]) -> Iterator[Problem]:
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        if entry.approve is None or (entry.approve in names and entry.approve != entry.name):
+            continue
+        if entry.approve == entry.name:
+            message, hint = f"{entry.name} cannot approve itself", "name another entry"
+        else:
+            message = f"Approve = {entry.approve} of {entry.name}: no entry is called that"
+            hint = nearest(entry.approve, names) or "it names another [Peer] of these files"
+        yield Problem(entry.location, message, hint)
 
 
 def _repeated_keys(entries: Sequence[AuthorizedPeer]) -> Iterator[Problem]:

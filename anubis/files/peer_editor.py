@@ -59,12 +59,20 @@ class PeerEditor:
         return entry
 
     def rename(self, name: str, new: str) -> AuthorizedPeer:
-        """Give an entry another name, and return it as it was. Raises UnknownConnection."""
+        """Give an entry another name, and return it as it was. Raises UnknownConnection.
+
+        Those in the same file whom it has to approve get its new name for that.
+        """
         peer = _find(self._peers(), name)
-        self._edit(
-            peer.location.path,
-            lambda text, peers: set_key(text, _same(peer, peers).location.line, "Name", new),
-        )
+
+        def edit(text: str, peers: AuthorizedPeers) -> str:
+            text = set_key(text, _same(peer, peers).location.line, "Name", new)
+            for other in peers:  # no line is added by this, and so none moves
+                if other.approve == peer.name and other.location.path == peer.location.path:
+                    text = set_key(text, other.location.line, "Approve", new)
+            return text
+
+        self._edit(peer.location.path, edit)
         return peer
 
     def enable(self, name: str, *, enabled: bool) -> AuthorizedPeer:

@@ -45,6 +45,7 @@ GRAMMAR = Grammar(
                 Key("May", is_list=True),
                 Key("Hours", is_list=True),
                 Key("Expires"),
+                Key("Approve"),
                 Key("OneShot"),
                 Key("Group"),
                 Key("PostUp"),
@@ -94,6 +95,7 @@ class AuthorizedPeer:
     may: frozenset[Permission] = _EVERY_VERB
     hours: Hours | None = None  # when it may ask for `up`; None: always
     expires: datetime | None = None  # UTC; from then on as if it were not there
+    approve: str | None = None  # who has to agree to each `up`, in lower case
     one_shot: bool = False  # may ask by web
     group: str | None = None
     post_up: tuple[str, ...] = ()  # the words of a command; none if there is nothing to run
@@ -132,6 +134,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
     may = _may(section, networks)
     stretches = tuple(section.many("Hours", stretch))
     expires = section.one("Expires", expiry, None)
+    approve = section.one("Approve", fields.name, None)
     one_shot = section.one("OneShot", fields.yes_or_no, default=False)
     group = section.one("Group", fields.name, None)
     post_up, pre_down = (section.one(key, hook.command, ()) for key in ("PostUp", "PreDown"))
@@ -154,6 +157,7 @@ def parse_stanza(section: Section) -> AuthorizedPeer | None:
         may=may,
         hours=Hours(stretches) if stretches else None,
         expires=expires,
+        approve=approve,
         one_shot=one_shot,
         group=group,
         post_up=post_up,

@@ -60,6 +60,7 @@ class Initiator:
     random: Callable[[int], bytes]
     lease: int | None = None  # seconds
     reason: str = ""
+    subject: str | None = None  # the connection that is approved
     outcome: Outcome | None = None
     timer: float = 0.0
     sent: int = 0
@@ -131,6 +132,7 @@ class Initiator:
             lease=self.lease,
             challenge=challenge,
             reason=self.reason,
+            subject=self.subject,
         )
         self._header = Header(
             MessageType.REQUEST, suite, self.keyring.public_key, self.random(NONCE_SIZE)

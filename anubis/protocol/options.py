@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "CHALLENGE_SIZE",
+    "MAX_NAME",
     "MAX_REASON",
     "IPAddress",
     "IPNetwork",
@@ -22,12 +23,14 @@ __all__ = [
     "collect",
     "option",
     "pack_endpoint",
+    "pack_name",
     "pack_network",
     "pack_text",
     "pack_transfer",
     "pack_u32",
     "read_endpoint",
     "read_exactly",
+    "read_name",
     "read_network",
     "read_text",
     "read_transfer",
@@ -37,6 +40,7 @@ __all__ = [
 
 CHALLENGE_SIZE = 16  # bytes
 MAX_REASON = 200  # bytes of UTF-8
+MAX_NAME = 63  # bytes of the name of a connection
 
 _OPTION = struct.Struct(">BB")
 _U32 = struct.Struct(">I")
@@ -68,10 +72,13 @@ class Option(IntEnum):
     INSTALLED = 0x06
     ENDPOINT = 0x07
     SUITES = 0x08
+    WAITING = 0x09
     CHALLENGE = 0x81
+    SUBJECT = 0x82
 
 
-_REPEATABLE = frozenset({Option.PADDING, Option.INSTALLED})
+_LISTS = frozenset({Option.INSTALLED, Option.WAITING})
+_REPEATABLE = _LISTS | {Option.PADDING}
 
 
 def option(kind: int, value: bytes) -> bytes:
@@ -109,10 +116,17 @@ def pack_network(network: IPNetwork) -> bytes:
     return bytes([network.prefixlen]) + network.network_address.packed
 
 
-def collect(data: bytes) -> tuple[dict[int, bytes], list[bytes], tuple[int, ...]]:
-    """Split TLVs into known values, the values of INSTALLED, and unknown critical types."""
+def pack_name(name: str) -> bytes:
+    """Write the name of a connection, 1 to MAX_NAME bytes of ASCII."""
+    return name.encode("ascii", errors="replace")[:MAX_NAME]
+
+
+def collect(
+    data: bytes,
+) -> tuple[dict[int, bytes], dict[int, list[bytes]], tuple[int, ...]]:
+    """Split TLVs into known values, those that make lists, and unknown critical types."""
     values: dict[int, bytes] = {}
-    installed: list[bytes] = []
+    lists: dict[int, list[bytes]] = {}
     unknown: list[int] = []
     known = frozenset(Option)
     while data:
@@ -123,13 +137,13 @@ def collect(data: bytes) -> tuple[dict[int, bytes], list[bytes], tuple[int, ...]
         if kind not in known:
             if kind & _CRITICAL:
                 unknown.append(kind)
-        elif kind == Option.INSTALLED:
-            installed.append(value)
+        elif kind in _LISTS:
+            lists.setdefault(kind, []).append(value)
         elif kind in values and kind not in _REPEATABLE:
             raise Malformed("malformed", f"option {kind:#04x} stands twice")
         else:
             values[kind] = value
-    return values, installed, tuple(unknown)
+    return values, lists, tuple(unknown)
 
 
 def unpack(layout: struct.Struct, data: bytes) -> tuple[Any, ...]:
@@ -169,6 +183,13 @@ def read_text(value: bytes | None) -> str:
         raise Malformed("malformed", f"a text of {len(value)} bytes")
     text = value.decode(errors="replace")
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def read_name(value: bytes) -> str:
+    """Read the name of a connection. What no name can have becomes `?`, which finds nobody."""
+    if not 1 <= len(value) <= MAX_NAME:
+        raise Malformed("malformed", f"a name of {len(value)} bytes")
+    return "".join(chr(byte) if 0x20 < byte < 0x7F else "?" for byte in value)
 
 
 def read_endpoint(value: bytes | None) -> tuple[IPAddress, int] | None:

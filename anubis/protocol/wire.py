@@ -23,12 +23,14 @@ from anubis.protocol.options import (
     collect,
     option,
     pack_endpoint,
+    pack_name,
     pack_network,
     pack_text,
     pack_transfer,
     pack_u32,
     read_endpoint,
     read_exactly,
+    read_name,
     read_network,
     read_text,
     read_transfer,
@@ -87,6 +89,7 @@ class Verb(IntEnum):
     RENEW = 3
     STATUS = 4
     GONE = 5
+    APPROVE = 6
 
 
 class Result(IntEnum):
@@ -105,6 +108,7 @@ class Result(IntEnum):
     FAILED = 24
     NO_CONNECTION = 25
     MALFORMED = 26
+    PENDING = 27
 
 
 class State(IntEnum):
@@ -156,6 +160,7 @@ class Request:
     lease: int | None = None  # seconds
     challenge: bytes | None = None
     reason: str = ""
+    subject: str | None = None  # the connection that is approved, as the responder calls it
     unknown_critical: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
@@ -166,6 +171,8 @@ class Request:
             parts.append(option(Option.LEASE, pack_u32(self.lease)))
         if self.reason:
             parts.append(option(Option.REASON, pack_text(self.reason)))
+        if self.subject is not None:
+            parts.append(option(Option.SUBJECT, pack_name(self.subject)))
         if self.challenge is not None:
             parts.append(option(Option.CHALLENGE, self.challenge))
         return b"".join(parts)
@@ -177,6 +184,7 @@ class Request:
         if any(reserved):
             raise Malformed("reserved_bits", "reserved bytes of the request are not zero")
         values, _, unknown = collect(body[_REQUEST.size :])
+        subject = values.get(Option.SUBJECT)
         return cls(
             request_id=request_id,
             unix_ns=_timestamp(timestamp),
@@ -184,6 +192,7 @@ class Request:
             lease=read_u32(values.get(Option.LEASE)),
             challenge=read_exactly(values.get(Option.CHALLENGE), CHALLENGE_SIZE),
             reason=read_text(values.get(Option.REASON)),
+            subject=None if subject is None else read_name(subject),
             unknown_critical=unknown,
         )
 
@@ -205,6 +214,7 @@ class Reply:
     suites: tuple[int, ...] = ()
     challenge: bytes | None = None
     installed: tuple[IPNetwork, ...] = ()
+    waiting: tuple[str, ...] = ()  # who waits for the approval of the initiator
     unknown_critical: tuple[int, ...] = ()
 
     @property
@@ -242,6 +252,8 @@ class Reply:
         if self.endpoint is not None:
             address, port = self.endpoint
             yield option(Option.ENDPOINT, pack_endpoint(address, port))
+        for name in self.waiting:
+            yield option(Option.WAITING, pack_name(name))
         for network in self.installed:
             yield option(Option.INSTALLED, pack_network(network))
 
@@ -253,7 +265,7 @@ class Reply:
             raise Malformed("reserved_bits", "reserved bytes of the reply are not zero")
         if state not in (State.DOWN, State.UP):
             raise Malformed("malformed", f"state {state}")
-        values, installed, unknown = collect(body[_REPLY.size :])
+        values, repeated, unknown = collect(body[_REPLY.size :])
         return cls(
             request_id=request_id,
             unix_ns=_timestamp(timestamp),
@@ -267,7 +279,8 @@ class Reply:
             endpoint=read_endpoint(values.get(Option.ENDPOINT)),
             suites=tuple(values.get(Option.SUITES, b"")),
             challenge=read_exactly(values.get(Option.CHALLENGE), CHALLENGE_SIZE),
-            installed=tuple(read_network(value) for value in installed),
+            installed=tuple(map(read_network, repeated.get(Option.INSTALLED, ()))),
+            waiting=tuple(map(read_name, repeated.get(Option.WAITING, ()))),
             unknown_critical=unknown,
         )
 

@@ -73,6 +73,14 @@ class TestProgress:
             "",
         ]
 
+    def test_who_waits_for_approval_is_told_so_once(self, daemon: FakeDaemon) -> None:
+        """Though the daemon says it again and again, so that nobody takes it for dead."""
+        lines = as_seen(on_terminal(daemon, "up", "ariadne"))
+        assert lines[:2] == [
+            "  ✓ waiting for approval    120s left                     9 ms",
+            "  ✓ control plane reached   203.0.113.1:4297             12 ms",
+        ]
+
     def test_the_steps_of_switch_say_whose_they_are(self, daemon: FakeDaemon) -> None:
         """What is taken down is named."""
         lines = as_seen(on_terminal(daemon, "switch", "jacinth"))

@@ -253,8 +253,21 @@ def test_what_must_be_understood_is_refused(lab: Lab, xena: Caller) -> None:
     for wish, (tail, result) in REFUSED.items():
         assert xena.told(xena.sealed(request("up", tail))).result == result, wish
         assert differences(down, state(lab, "jacinth")) == [], wish
-    for verb in (0, 6, 77, 255):
+    for verb in (0, 7, 77, 255):
         assert xena.told(xena.sealed(request(verb))).result == Result.UNSUPPORTED_VERB
+    assert differences(down, state(lab, "jacinth")) == []
+
+
+def test_who_approves_nobody_can_approve_nobody(lab: Lab, xena: Caller) -> None:
+    """Not another, not itself: each name is met with the same words, and nobody is named to it."""
+    down = state(lab, "jacinth")
+    told = set()
+    for name in (b"selen", b"xena", b"surya", b"\0"):
+        reply = xena.told(xena.sealed(request("approve", option(0x82, name))))
+        assert (reply.result, reply.waiting) == (Result.NOT_PERMITTED, ())
+        told.add(reply.reason)
+    assert len(told) == 1
+    assert xena.told(xena.sealed(request("approve"))).waiting == ()
     assert differences(down, state(lab, "jacinth")) == []
 
 

@@ -324,6 +324,32 @@ class TestRefusals:
         assert status == 200
         assert daemon.operations.calls == [(done,)]
 
+    @pytest.mark.parametrize(
+        ("body", "asked"),
+        [
+            (b"", (None, None, 10.0)),
+            (b'{"name": "Xena"}', ("xena", None, 10.0)),
+            (b'{"name": null, "at": "Jacinth", "timeout_seconds": 2}', (None, "jacinth", 2.0)),
+        ],
+    )
+    def test_approvals(
+        self, daemon: FakeDaemon, body: bytes, asked: tuple[str | None, str | None, float]
+    ) -> None:
+        """All may be left out; the case of names does not count."""
+        status, data = call(daemon, "POST", "/v1/approve", body)
+        assert (status, data["approved"]) == (200, asked[0])
+        assert daemon.operations.calls == [("approve", *asked)]
+
+    @pytest.mark.parametrize(
+        "body",
+        [b'{"name": 1}', b'{"name": ""}', b'{"at": "a/b"}', b'{"timeout_seconds": 0}', b'{"a": 1}'],
+    )
+    def test_approvals_that_are_not_as_documented(self, daemon: FakeDaemon, body: bytes) -> None:
+        """Nobody is approved."""
+        status, data = call(daemon, "POST", "/v1/approve", body)
+        assert (status, data["kind"]) == (400, "bad_request")
+        assert daemon.operations.calls == []
+
     def test_a_lease_for_down(self, daemon: FakeDaemon) -> None:
         """`down` takes no lease."""
         body = b'{"lease_seconds": 3600}'
@@ -367,6 +393,7 @@ class TestRefusals:
         [
             ("GET", "/", 404),
             ("GET", "/v1/reload", 405),
+            ("GET", "/v1/approve", 405),
             ("GET", "/v1/status/", 404),
             ("GET", "/v1/statusjacinth", 404),
             ("POST", "/v1/connections/jacinth/explode", 404),
@@ -480,6 +507,7 @@ class TestPermission:
             "connections/jacinth/down",
             "connections/jacinth/switch",
             "connections/jacinth/plan",
+            "approve",
         ],
     )
     @pytest.mark.parametrize("groups", [[], [NOBODY], list(range(10_000, 10_300))])

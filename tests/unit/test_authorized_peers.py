@@ -748,3 +748,23 @@ def test_what_is_wrong_with_an_invitation_is_told(line: str, told: str) -> None:
     lines = [each for each in INVITATION.splitlines() if not each.startswith(key_name)]
     text = "\n".join([*lines, "" if told.endswith("no Number") else line, ""])
     assert any(told in problem for problem in problems_of(text))
+
+
+def test_whoever_approves_is_found() -> None:
+    """In another entry, whatever the case of its name and whether it counts or not."""
+    text = stanza(1, "Approve = PEER2") + stanza(2, "Approve = peer1", "Enabled = no")
+    assert [peer.approve for peer in read(text)] == ["peer2", "peer1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (stanza(1, "Approve = peer1"), "peer1 cannot approve itself"),
+        (stanza(1, "Approve = peer3") + stanza(2), "(did you mean peer2?)"),
+        (stanza(1, "Approve = luna") + INVITATION, "Approve = luna of peer1: no entry is called"),
+        (stanza(1, "Approve = x y") + stanza(2), "not a name"),
+    ],
+)
+def test_nobody_else_can_approve(text: str, told: str) -> None:
+    """Not the peer itself, and nobody without an entry: nobody could ever approve then."""
+    assert any(told in problem for problem in problems_of(text))

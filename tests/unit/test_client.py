@@ -30,7 +30,7 @@ from anubis.errors import (
     Refused,
     UnknownConnection,
 )
-from anubis.events import Step
+from anubis.events import Approval, Step
 from anubis.forecast import ChangedEntry
 from anubis.http_reader import MAX_HEAD, Answer, Silence
 from tests.fake_daemon import DEADLINE, HISTORY, FakeDaemon, fake_daemon
@@ -180,6 +180,15 @@ class TestCalls:
         assert (plan.state, plan.lease_seconds) == ("down", 28800)
         assert [each.hint for each in plan.in_the_way] == ["anubis switch selen"]
         assert daemon.operations.calls == [("plan", "selen")]
+
+    def test_approvals(self, daemon: FakeDaemon) -> None:
+        """Who was approved, and who waits still, here or at another host."""
+        client = Client(daemon.path)
+        assert client.approve() == Approval(None, ("selen", "xena"))
+        assert client.approve("Xena", "Jacinth", 2.0) == Approval("xena", ("selen",))
+        with pytest.raises(NoAnswer):
+            client.approve("xena", "leaf")
+        assert daemon.operations.calls[1] == ("approve", "xena", "jacinth", 2.0)
 
     def test_mistakes_in_the_files_come_back_with_their_places(self, daemon: FakeDaemon) -> None:
         """What the daemon cannot read is raised here as if it had been read here."""

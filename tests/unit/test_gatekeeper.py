@@ -12,7 +12,18 @@ from anubis.errors import LocalFailure, Location, UnknownConnection
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 from anubis.files.config import Production
 from anubis.files.times import Hours, stretch
-from anubis.gatekeeper import Close, Due, Gatekeeper, Keep, Open, Refuse, Role
+from anubis.gatekeeper import (
+    Admit,
+    Close,
+    Decision,
+    Due,
+    Gatekeeper,
+    Keep,
+    Open,
+    Refuse,
+    Role,
+    Wait,
+)
 from anubis.protocol.wire import Result, Verb
 from anubis.wireguard.keys import PublicKey
 
@@ -290,3 +301,140 @@ def test_who_renews_too_late_is_told_why_it_ended() -> None:
     bring_up(keeper, "xena", Role.RESPONDER)
     keeper.closed("xena", "idle")
     assert keeper.judge("xena", Verb.RENEW, HOUR, NOW, AT) == Refuse(Result.NO_CONNECTION, "idle")
+
+
+SELEN = entry("selen", "10.66.0.11/32")
+GUARDED = entry("xena", "10.66.0.10/32", approve="selen")
+
+
+def approve(keeper: Gatekeeper, by: str, subject: str | None, now: float = NOW) -> Decision:
+    """Have a peer approve another."""
+    return keeper.judge(by, Verb.APPROVE, None, now, AT, subject=subject)
+
+
+def ask(keeper: Gatekeeper, now: float = NOW) -> Decision:
+    """Have xena ask."""
+    return keeper.judge("xena", Verb.UP, HOUR, now, AT)
+
+
+def test_what_has_to_be_approved_waits() -> None:
+    """And opens when that was done, once: what was used up is asked for again."""
+    keeper = gatekeeper(GUARDED, SELEN)
+    assert ask(keeper) == Wait(is_new=True)
+    assert ask(keeper) == Wait(is_new=False)
+    assert keeper.waiting(NOW, "selen") == keeper.waiting(NOW) == ("xena",)
+    assert approve(keeper, "selen", "xena") == Admit(GUARDED)
+    assert approve(keeper, "selen", "xena") == Keep(SELEN, Result.UNCHANGED)
+    assert keeper.waiting(NOW) == ()
+    assert ask(keeper) == Open(GUARDED, HOUR)
+    assert ask(keeper) == Open(GUARDED, HOUR)  # the first could not be carried out
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert ask(keeper) == Keep(GUARDED, Result.UNCHANGED)
+    assert keeper.judge("xena", Verb.RENEW, HOUR, NOW, AT) == Keep(GUARDED, Result.DONE)
+    assert approve(keeper, "selen", "xena") == Keep(SELEN, Result.UNCHANGED)
+    keeper.closed("xena")
+    assert ask(keeper) == Wait(is_new=True)
+
+
+def test_an_approval_comes_in_time_or_not_at_all() -> None:
+    """Within two minutes, and it is used within two minutes."""
+    keeper = gatekeeper(GUARDED, SELEN)
+    ask(keeper)
+    assert isinstance(approve(keeper, "selen", "xena", NOW + 120), Refuse)
+    ask(keeper, NOW + 120)
+    assert isinstance(approve(keeper, "selen", "xena", NOW + 239), Admit)
+    assert ask(keeper, NOW + 359) == Wait(is_new=True)
+
+
+@pytest.mark.parametrize("subject", ["xena", "luna", "nobody", "selen", "?"])
+def test_who_is_not_the_approver_learns_nothing(subject: str) -> None:
+    """Whether somebody waits, does not wait, or is not there: the same words."""
+    luna = entry("luna", "10.66.0.12/32", approve="xena")
+    keeper = gatekeeper(GUARDED, SELEN, JACINTH, luna)
+    ask(keeper)
+    told = approve(keeper, "jacinth", subject)
+    assert told == Refuse(Result.NOT_PERMITTED, "nobody of that name waits for your approval")
+    assert told == approve(keeper, "selen", "luna")
+    assert keeper.waiting(NOW, "jacinth") == ()
+    assert ask(keeper) == Wait(is_new=False)
+
+
+def test_who_waits_is_asked_about_without_a_name() -> None:
+    """By anybody, also one that may do nothing else; nothing changes."""
+    mute = entry("selen", "10.66.0.11/32", may=frozenset())
+    keeper = gatekeeper(GUARDED, mute)
+    ask(keeper)
+    assert approve(keeper, "selen", None) == Keep(mute, Result.DONE)
+    assert keeper.waiting(NOW) == ("xena",)
+
+
+@pytest.mark.parametrize("verb", [Verb.DOWN, Verb.GONE])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_what_is_taken_back_is_forgotten(verb: Verb, is_given: bool) -> None:
+    """Asked or given, and also of a peer that may not ask for `down`."""
+    keeper = gatekeeper(entry("xena", "10.66.0.10/32", approve="selen", may={"up"}), SELEN)
+    ask(keeper)
+    if is_given:
+        approve(keeper, "selen", "xena")
+    keeper.judge("xena", verb, None, NOW, AT)
+    assert keeper.waiting(NOW) == ()
+    assert ask(keeper) == Wait(is_new=True)
+
+
+def test_nobody_is_asked_about_what_policy_refuses() -> None:
+    """Nor about networks that are in use."""
+    hours = entry("xena", "192.168.7.0/24", approve="selen", hours=OFFICE)
+    keeper = gatekeeper(hours, SELEN, JACINTH)
+    night = WEDNESDAY + 7 * HOUR
+    assert isinstance(keeper.judge("xena", Verb.UP, None, NOW, night), Refuse)
+    bring_up(keeper, "jacinth", Role.INITIATOR)
+    assert isinstance(keeper.judge("xena", Verb.UP, None, NOW, WEDNESDAY), Refuse)
+    assert keeper.waiting(NOW) == ()
+
+
+def test_the_administrator_approves_who_waits() -> None:
+    """Whoever else should; and nobody who does not wait."""
+    keeper = gatekeeper(GUARDED, SELEN)
+    assert not keeper.approve(GUARDED, NOW)
+    assert not keeper.approve(SELEN, NOW)
+    ask(keeper)
+    assert keeper.approve(GUARDED, NOW)
+    assert ask(keeper) == Open(GUARDED, HOUR)
+
+
+@pytest.mark.parametrize(
+    ("now", "removed"),
+    [
+        (entry("xena", "10.66.0.10/32", approve="jacinth"), ()),
+        (entry("xena", "10.66.0.10/32", approve="selen"), (GUARDED,)),
+        (entry("luna", "10.66.0.10/32", approve="selen"), (GUARDED,)),
+    ],
+    ids=["another approver", "another host", "another name"],
+)
+def test_another_file_takes_back_what_was_approved(
+    now: AuthorizedPeer, removed: tuple[AuthorizedPeer, ...]
+) -> None:
+    """Where the approver, or whoever was approved, is another one by it."""
+    keeper = gatekeeper(GUARDED, SELEN, JACINTH)
+    ask(keeper)
+    approve(keeper, "selen", "xena")
+    keeper.replace_peers(AuthorizedPeers([now, SELEN, JACINTH]), removed)
+    assert not any(keeper.approvals)
+    assert keeper.judge(now.name, Verb.UP, HOUR, NOW, AT) == Wait(is_new=True)
+
+
+def test_an_unchanged_entry_keeps_its_approval() -> None:
+    """A reload that is about others is no reason to ask again."""
+    keeper = gatekeeper(GUARDED, SELEN)
+    ask(keeper)
+    approve(keeper, "selen", "xena")
+    keeper.replace_peers(AuthorizedPeers([GUARDED, SELEN, JACINTH]), ())
+    assert ask(keeper) == Open(GUARDED, HOUR)
+
+
+def test_what_this_host_asks_for_needs_nobodys_approval() -> None:
+    """Its far end may then renew it."""
+    keeper = gatekeeper(GUARDED, SELEN)
+    keeper.check_free(GUARDED)
+    bring_up(keeper, "xena", Role.INITIATOR)
+    assert ask(keeper) == Keep(GUARDED, Result.UNCHANGED)

@@ -1,8 +1,9 @@
 """The gatekeeper against a model: whoever asks for whatever, whenever, and time that passes.
 
-Five entries, of which two pairs cannot be up together. Decisions are carried out, or fail. No
-network ever has two holders, no lease is longer than its cap or outlives its end, `May` is obeyed,
-and nobody is told of anybody else.
+Five entries, of which two pairs cannot be up together, and two have approvers. Decisions are
+carried out, or fail. No network ever has two holders, no lease is longer than its cap or outlives
+its end, `May` is obeyed, nothing is opened that was not approved in time, and nobody is told of
+anybody else.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from anubis.approvals import APPROVAL_SECONDS
 from anubis.errors import LocalFailure, Location
 from anubis.files.authorized_peers import AuthorizedPeer, AuthorizedPeers
 from anubis.files.config import Production
 from anubis.files.peer_stanza import Permission
-from anubis.gatekeeper import Close, Due, Gatekeeper, Keep, Open, Refuse, Role
+from anubis.gatekeeper import Admit, Close, Due, Gatekeeper, Keep, Open, Refuse, Role, Wait
 from anubis.protocol.wire import Result, Verb
 from anubis.wireguard.keys import PublicKey
 
@@ -36,6 +38,7 @@ TABLE: dict[str, tuple[str, str, int | None]] = {
     "ariadne": ("192.168.7.0/25", "", None),  # lives side by side with the longer network
 }
 NAMES = sorted(TABLE)
+APPROVERS = {"guest": "xena", "surya": "guest"}
 LEASES = st.one_of(st.none(), st.integers(1, 2**32 - 1), st.sampled_from([1, 60, 3600]))
 
 
@@ -56,6 +59,7 @@ def entries() -> AuthorizedPeers:
                 max_lease_seconds=cap,
                 may=frozenset(verb for verb in VERBS if verb in may.split()),
                 group=None,
+                approve=APPROVERS.get(name),
                 location=Location(Path("authorized_peers"), number),
             )
             for number, (name, (allowed, may, cap)) in enumerate(TABLE.items(), 1)
@@ -71,11 +75,15 @@ class GatekeeperModel(RuleBasedStateMachine):
         self.keeper = Gatekeeper(entries(), Production(private_key_file=Path("production.key")))
         self.now = 1000.0
         self.up: dict[str, Role] = {}
+        self.asked: dict[str, float] = {}  # until when
+        self.approved: dict[str, float] = {}
 
     def open(self, name: str, role: Role, lease: int) -> None:
         """Carry an opening out."""
         self.keeper.opened(name, role, lease, self.now, since=self.now)
         self.up[name] = role
+        self.asked.pop(name, None)
+        self.approved.pop(name, None)
 
     def close(self, name: str) -> None:
         """Carry a closing out."""
@@ -88,6 +96,8 @@ class GatekeeperModel(RuleBasedStateMachine):
         may = TABLE[name][1].split()
         mine = set(TABLE[name][0].split())
         match refusal.result:
+            case Result.NOT_PERMITTED if verb is Verb.APPROVE:
+                pass  # `approve` sees whether that is right
             case Result.NOT_PERMITTED:
                 word = "up" if verb is Verb.RENEW else verb.name.lower()
                 assert word in {"up", "down", "status"}
@@ -109,6 +119,7 @@ class GatekeeperModel(RuleBasedStateMachine):
     )
     def request(self, name: str, verb: Verb, lease: int | None, works: bool) -> None:
         """Have a peer ask; carry out what is decided, unless that fails."""
+        self.take_back(name, verb)
         decision = self.keeper.judge(name, verb, lease, self.now, self.now)
         cap = TABLE[name][2] or CAP
         may = TABLE[name][1].split()
@@ -123,6 +134,7 @@ class GatekeeperModel(RuleBasedStateMachine):
                 assert peer.name == name
                 assert name not in self.up
                 assert "up" in may
+                assert name not in APPROVERS or self.now < self.approved.get(name, 0)
                 assert 1 <= granted <= min(cap, lease or cap)
                 if works:
                     self.open(name, Role.RESPONDER, granted)
@@ -133,6 +145,46 @@ class GatekeeperModel(RuleBasedStateMachine):
                     self.close(name)
             case Keep(peer):
                 assert peer.name == name
+            case Wait():
+                self.check_wait(name, verb)
+            case Admit():
+                raise AssertionError("nobody was named")
+
+    def take_back(self, name: str, verb: Verb) -> None:
+        """Forget what a peer asked for that says that it is down."""
+        if verb in (Verb.DOWN, Verb.GONE):
+            self.asked.pop(name, None)
+            self.approved.pop(name, None)
+
+    def check_wait(self, name: str, verb: Verb) -> None:
+        """See that who has to wait needs an approval, and has none."""
+        assert (verb, name in APPROVERS, name in self.up) == (Verb.UP, True, False)
+        assert self.now >= self.approved.pop(name, 0)
+        self.asked[name] = self.now + APPROVAL_SECONDS
+
+    @rule(name=st.sampled_from(NAMES), subject=st.sampled_from([*NAMES, "nobody"]))
+    def approve(self, name: str, subject: str) -> None:
+        """Have a peer approve another: done exactly if that one waits for it."""
+        told = {*self.keeper.waiting(self.now, name)}
+        waits = {each for each, until in self.asked.items() if self.now < until}
+        assert told == {each for each in waits if APPROVERS[each] == name}
+        decision = self.keeper.judge(name, Verb.APPROVE, None, self.now, self.now, subject=subject)
+        match decision:
+            case Admit(peer):
+                assert peer.name == subject
+                assert subject in told
+                assert subject not in self.up
+                del self.asked[subject]
+                self.approved[subject] = self.now + APPROVAL_SECONDS
+            case Keep(peer, result):
+                assert (peer.name, result) == (name, Result.UNCHANGED)
+                assert APPROVERS[subject] == name
+                assert subject in self.up or self.now < self.approved[subject]
+            case Refuse():
+                assert subject not in told
+                self.check_refusal(name, Verb.APPROVE, decision)
+            case _:
+                raise AssertionError(decision)
 
     @rule(name=st.sampled_from(NAMES), lease=st.integers(1, CAP))
     def ask_others(self, name: str, lease: int) -> None:

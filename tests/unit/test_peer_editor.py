@@ -156,6 +156,7 @@ May                  down, status
 Group                home
 Hours                always
 Expires              never
+Approve              nobody
 OneShot              no
 PostUp               none
 PreDown              none
@@ -194,6 +195,7 @@ def test_show_tells_everything_but_secrets(config: Path) -> None:
         "group": "home",
         "hours": None,
         "expires": None,
+        "approve": None,
         "one_shot": False,
         "post_up": [],
         "pre_down": [],
@@ -221,6 +223,22 @@ def test_disable_and_enable_change_one_line(config: Path) -> None:
     assert peers_file(config).read_text() == written
     assert call("enable", "xena", config=config).output.startswith("xena is enabled; the daemon")
     assert peers_file(config).read_text() == TEXT
+
+
+def test_an_approver_keeps_its_task_under_another_name(config: Path) -> None:
+    """In the same file; from another file it is not taken away unawares, and neither if removed."""
+    text = TEXT.replace("# her only address\n", "# her only address\nApprove = surya  # or me\n")
+    peers_file(config).write_text(text)
+    call("rename", "surya", "Helios", config=config)
+    renamed = text.replace("Name = surya", "Name = Helios").replace("= surya  #", "= Helios  #")
+    assert peers_file(config).read_text() == renamed
+    assert "Approve              helios\n" in call("show", "xena", config=config).output
+    assert isinstance(call("remove", "helios", config=config).exception, ConfigError)
+    peers_file(config).write_text(text.replace("surya  #", "selen  #"))
+    error = call("rename", "selen", "luna", config=config).exception
+    assert isinstance(error, ConfigError)
+    assert "Approve = selen of xena: no entry is called that" in error.message
+    assert load_host(config).peers.names() == ("xena", "surya", "selen")
 
 
 @pytest.mark.parametrize("verb", ["show", "disable", "enable"])

@@ -13,6 +13,7 @@ import pytest
 
 from anubis import addresses
 from anubis.addresses import control_addresses
+from anubis.approvals import APPROVAL_SECONDS
 from anubis.daemon.goodbye import Reason
 from anubis.network.plan import SERVICE_PORT
 from anubis.protocol import channel, freshness, initiator, options, suites, wire
@@ -150,6 +151,7 @@ def test_constants() -> None:
             "MIN_DATAGRAM",
             "MAX_DATAGRAM",
             "MAX_REASON",
+            "MAX_NAME",
             "MAX_REPLY_FACTOR",
         )
     }
@@ -157,6 +159,7 @@ def test_constants() -> None:
         "SERVICE_PORT": str(SERVICE_PORT),
         "CLOCK_WINDOW": f"{freshness.CLOCK_WINDOW_NS // NANOSECONDS} s",
         "CHALLENGE_LIFETIME": f"{freshness.CHALLENGE_LIFETIME_NS // NANOSECONDS} s",
+        "APPROVAL_TIME": f"{APPROVAL_SECONDS:g} s",
         "FIRST_INTERVAL": f"{initiator.FIRST_INTERVAL:g} s",
         "MAX_INTERVAL": f"{initiator.MAX_INTERVAL:g} s",
         "MAX_ATTEMPTS": str(initiator.MAX_ATTEMPTS),

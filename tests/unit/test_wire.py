@@ -24,6 +24,7 @@ from anubis.protocol.wire import (
     Request,
     Result,
     State,
+    Verb,
 )
 from anubis.wireguard.keys import PublicKey
 
@@ -34,6 +35,7 @@ PRINTABLE = st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=60
     lambda text: text.isprintable() and len(text.encode()) <= MAX_REASON
 )
 IPS = st.ip_addresses()
+PEER_NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 NETWORKS = st.tuples(IPS, U8).map(
     lambda pair: ip_network((pair[0].packed, pair[1] % (pair[0].max_prefixlen + 1)), strict=False)
 )
@@ -53,6 +55,7 @@ REQUESTS = st.builds(
     lease=st.none() | U32,
     challenge=st.none() | IDS,
     reason=PRINTABLE,
+    subject=st.none() | PEER_NAMES,
 )
 REPLIES = st.builds(
     Reply,
@@ -69,6 +72,7 @@ REPLIES = st.builds(
     suites=st.lists(U8, max_size=8).map(tuple),
     challenge=st.none() | IDS,
     installed=st.lists(NETWORKS, max_size=20).map(tuple),
+    waiting=st.lists(PEER_NAMES, max_size=4).map(tuple),
 )
 
 REQUEST = Request(bytes(16), 0, 1).encode()
@@ -199,11 +203,11 @@ def test_unknown_options(kind: int) -> None:
 
 @pytest.mark.parametrize("kind", Option)
 def test_options_that_stand_twice(kind: Option) -> None:
-    """Only padding and networks may."""
+    """Only padding, networks and names that wait may."""
     sizes = {0x02: 3, 0x05: 16, 0x06: 5, 0x07: 6, 0x81: 16}
     size = sizes.get(kind, 4)
     option = bytes([kind, size]) + bytes(size)
-    if kind in (Option.PADDING, Option.INSTALLED):
+    if kind in (Option.PADDING, Option.INSTALLED, Option.WAITING):
         Request.decode(REQUEST + option * 2)
         Reply.decode(REPLY + option * 2)
         return
@@ -303,3 +307,27 @@ def test_the_registries_have_room_for_vendors() -> None:
     """No option of ours stands in a vendor range."""
     assert not [kind for kind in Option if kind & 0x7F >= 0x40]
     assert options._CRITICAL == 0x80
+
+
+@pytest.mark.parametrize("name", ["xena", "a" * 63, "x.y-z_0"])
+def test_names_are_read_as_they_are_written(name: str) -> None:
+    """Of whom is approved, and of those who wait, in their order."""
+    request = Request(bytes(16), 0, Verb.APPROVE, subject=name)
+    assert Request.decode(request.encode()) == request
+    reply = Reply(bytes(16), 0, Result.DONE, waiting=(name, "luna", name))
+    assert Reply.decode(reply.encode()) == reply
+
+
+def test_what_is_no_name_is_shown_as_none() -> None:
+    """Bytes of a stranger upset no terminal, and find nobody."""
+    body = REQUEST + bytes([Option.SUBJECT, 6]) + b"a\x1b[\xe9\x00 "
+    assert Request.decode(body).subject == "a?[???"
+
+
+def test_those_who_wait_come_before_networks() -> None:
+    """A reply to a short request has room for few options; what was asked for is not left out."""
+    networks = tuple(ip_network(f"10.0.{number}.0/24") for number in range(60))
+    reply = Reply(bytes(16), 0, Result.DONE, waiting=("xena", "luna"), installed=networks)
+    read = Reply.decode(reply.encode(limit=100))
+    assert read.waiting == ("xena", "luna")
+    assert 0 < len(read.installed) < len(networks)

@@ -6,6 +6,7 @@ Deterministic: a run changes a file only if the format, or the story that the fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from anubis.protocol.tai64n import NANOSECONDS
@@ -137,6 +138,8 @@ def bodies() -> Iterator[Story]:
     yield _malformed("twice", "LEASE stands twice.", b"\x01\x04\x00\x00\x0e\x10" * 2)
     yield _malformed("lease-size", "LEASE with 3 bytes.", b"\x01\x03\x00\x0e\x10")
     yield _malformed("challenge-size", "CHALLENGE with 15 bytes.", b"\x81\x0f" + bytes(15))
+    yield _malformed("empty-subject", "SUBJECT without a name.", b"\x82\x00")
+    yield _malformed("long-subject", "SUBJECT with 64 bytes.", b"\x82\x40" + b"x" * 64)
     yield _malformed("long-reason", "REASON with 201 bytes.", b"\x02\xc9" + b"x" * 201)
     for name, kind in (("unknown", 0x90), ("vendor", 0xC0)):
         about = f"An option {kind:#04x}, which must be understood or refused."
@@ -150,7 +153,7 @@ def bodies() -> Iterator[Story]:
             story.request(Verb.UP, (kind, b"\x00\x00\x80\x01"), (kind, b"")), verdict=DONE
         )
         yield story
-    for verb in (0, 6):
+    for verb in (0, 7):
         story = ResponderStory(f"verb-{verb}", "verb", "A verb that is not known.")
         story.arrives(story.request(verb))
         yield story
@@ -193,11 +196,14 @@ def accepted() -> Iterator[Story]:
         (Verb.RENEW, DONE),
         (Verb.STATUS, status),
         (Verb.GONE, down),
+        (Verb.APPROVE, replace(down, waiting=("ariadne", "luna"))),
     ):
         story = ResponderStory(f"fresh-{verb.name.lower()}", "fresh", f"{verb.name.lower()}.")
         tlvs = [LEASE] if verb is Verb.RENEW else []
         if verb is Verb.GONE:
             tlvs = [(0x02, b"shutting down")]
+        if verb is Verb.APPROVE:
+            tlvs = [(0x82, b"xena")]
         story.arrives(story.request(verb, *tlvs), verdict=verdict)
         yield story
     for result, reason in (
@@ -207,6 +213,7 @@ def accepted() -> Iterator[Story]:
         (Result.CONFLICT, "its AllowedIPs are in use"),
         (Result.FAILED, "the peer could not be installed"),
         (Result.NO_CONNECTION, "the connection is not up here"),
+        (Result.PENDING, "waiting for approval"),
     ):
         name = result.name.lower()
         state = State.UP if result is Result.UNCHANGED else State.DOWN

@@ -175,6 +175,7 @@ class ResponderStory:
             verdict.transfer,
             verdict.endpoint,
             installed=verdict.installed,
+            waiting=verdict.waiting,
         )
         return self.responder.answer(accepted, addressed)
 

@@ -28,7 +28,7 @@ from tests.fuzz.tools import assert_problems_have_places, uncommented
 from tests.vectors.world import HOUSE, LAPTOP, PHONE, STRANGER
 
 RUNS = 10_000
-MAX_LENGTH = 1_200
+MAX_LENGTH = 1_300
 TOKENS = (
     *(f"{key.name} = ".encode() for section in GRAMMAR.sections for key in section.keys),
     b"[Peer]\n", b"[Invitation]\n", b"yes", b"no", b"2027-01-31T18:00Z", b"00ff" * 4,
@@ -91,6 +91,8 @@ def _check_table(peers: AuthorizedPeers) -> None:
             assert peers.by_control_address(address) is peer
         for lease in (peer.lease_seconds, peer.max_lease_seconds):
             assert lease is None or lease > 0
+        if peer.approve is not None:
+            assert peers.by_name(peer.approve) not in {None, peer}
     for kept, peer in itertools.product(peers.reserved, peers):
         assert kept.name != peer.name
         _check_apart(kept, peer)
@@ -129,6 +131,7 @@ def _written(peer: AuthorizedPeer) -> str:
         "Group": peer.group,
         "Hours": peer.hours,
         "Expires": peer.expires and format_time(peer.expires),
+        "Approve": peer.approve,
         "PostUp": shlex.join(peer.post_up) or None,
         "PreDown": shlex.join(peer.pre_down) or None,
     }
@@ -166,6 +169,7 @@ def seeds() -> Iterator[bytes]:
     yield from ((one + line).encode() for line in rest.splitlines(keepends=True))
     yield from (text.encode() for text in (
         one + rest + control, one + two, one + "Group = a\n" + two + "Group = a\n",
+        one + "Approve = TWO\n" + two + "Approve = one\n", one + "Approve = One\n",
         one + kept, kept + "Group = a\n", kept.replace("192.0.2.1", "10.0.0.0/7") + one,
         "!" + one + rest, one + one, one + f"ControlPublicKey = {HOUSE.public_key}\n",
         two + "May = none, up\n", one + "Hours = Sat-Mon 00:00-24:00\nHours = Moo 8-18\n",

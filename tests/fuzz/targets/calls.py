@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from anubis.daemon.calls import (
+    ApproveCall,
     Change,
     EventsCall,
     LogCall,
@@ -27,7 +28,7 @@ RUNS = 80_000
 MAX_LENGTH = 2200
 TOKENS = (
     b"GET\n", b"POST\n", b"/v1/status", b"/v1/connections/", b"/up\n\n", b"/down\n\n", b"/switch\n",
-    b"/v1/reload\n\n",
+    b"/v1/reload\n\n", b"/v1/approve\n\n", b'{"name": "xena", "at": "',
     b'{"lease_seconds": ', b'{"timeout_seconds": ', b'{"pinned": ', b"true", b"null", b"1e999",
     b"NaN", b"-Infinity", b"2678400", b"120.0", b"[", b"{}", b"%2f", b"..",
 )  # fmt: skip
@@ -41,7 +42,7 @@ def run(data: bytes) -> None:
     words = [part.decode("utf-8", "surrogateescape") for part in (method, path, query)]
     try:
         call = parse_call(*words)
-        if isinstance(call, Change | PlanCall | ReloadCall):
+        if isinstance(call, Change | PlanCall | ReloadCall | ApproveCall):
             call = call.with_body(body)
     except BadRequest as error:
         assert len(error.message) < 5000, "an error that repeats what it was sent"
@@ -60,6 +61,11 @@ def run(data: bytes) -> None:
         assert words[0] == "GET"
         return
     assert words[0] == "POST"
+    if isinstance(call, ApproveCall):
+        assert words[1] == "/v1/approve"
+        assert call.at is None or _NAME.fullmatch(call.at)
+        assert TIMEOUT_SECONDS[0] <= call.timeout_seconds <= TIMEOUT_SECONDS[1]
+        return
     if isinstance(call, PlanCall):
         assert not body or json.loads(body) == {}
         return
@@ -79,6 +85,8 @@ def seeds() -> Iterator[bytes]:
         b'POST\n/v1/connections/surya/down\n\n{"timeout_seconds": 120}', b"PUT\n/v1/status\n\n",
         b"POST\n/v1/reload\n\n{}", b'POST\n/v1/reload\n\n{"a": 1}', b"GET\n/v1/reload\n\n",
         b"GET\n/v1/events\n\n", b"POST\n/v1/metrics\n\n", b"GET\n/v1/connections/Jacinth/log\n\n",
+        b'POST\n/v1/approve\n\n{"name": "Xena", "at": "jacinth", "timeout_seconds": 1}',
+        b'POST\n/v1/approve\n\n{"name": 1, "at": null}', b"GET\n/v1/approve\n\n",
         b'POST\n/v1/connections/a/down\n\n{"lease_seconds": 60}', b"POST\n/v1/connections/../up\n",
         b'POST\n/v1/connections/a/up\n\n{"pinned": 1, "pinned": 1}',
         b'POST\n/v1/connections/a/up\n\n{"timeout_seconds": 1e999}',

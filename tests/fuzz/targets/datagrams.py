@@ -32,7 +32,8 @@ def run(data: bytes) -> None:
     elif which == 1:
         request = _decode(Request.decode, body)
         if request is not None:
-            assert request.reason.isprintable(), "a terminal would be upset"
+            texts = request.reason + (request.subject or "")
+            assert texts.isprintable(), "a terminal would be upset"
             again = Request.decode(request.encode())
             assert request.reason.startswith(again.reason)
             assert again == replace(request, unknown_critical=(), reason=again.reason)
@@ -40,7 +41,8 @@ def run(data: bytes) -> None:
     else:
         reply = _decode(Reply.decode, body)
         if reply is not None and len(body) <= MAX_DATAGRAM:
-            assert reply.reason.isprintable(), "a terminal would be upset"
+            texts = reply.reason + "".join(reply.waiting)
+            assert texts.isprintable(), "a terminal would be upset"
             again_ = Reply.decode(reply.encode(limit=2 * MAX_DATAGRAM))
             assert reply.reason.startswith(again_.reason)
             assert again_ == replace(reply, unknown_critical=(), reason=again_.reason)

@@ -23,7 +23,14 @@ from anubis.daemon.audience import Audience
 from anubis.daemon.calls import Terms
 from anubis.daemon.http import Server
 from anubis.errors import ConfigError, Location, NoAnswer, Problem, UnknownConnection
-from anubis.events import LEASE_SECONDS, TIMEOUT_SECONDS, ConnectionStatus, Reloaded, Result
+from anubis.events import (
+    LEASE_SECONDS,
+    TIMEOUT_SECONDS,
+    Approval,
+    ConnectionStatus,
+    Reloaded,
+    Result,
+)
 from anubis.forecast import Difference, Plan
 from anubis.happening import Happening
 from tests.fuzz.tools import Input
@@ -32,8 +39,8 @@ RUNS = 6_000
 MAX_LENGTH = 9500
 TOKENS = (
     b"GET /v1/status HTTP/1.1\r\n", b"POST /v1/connections/jacinth/up HTTP/1.1\r\n", b"/down ",
-    b"/switch ", b"POST /v1/reload HTTP/1.1\r\n", b"Host: a\r\n", b"Content-Length: ",
-    b"Transfer-Encoding: chunked\r\n",
+    b"/switch ", b"POST /v1/reload HTTP/1.1\r\n", b"POST /v1/approve HTTP/1.1\r\n",
+    b"Host: a\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n",
     b"\r\n\r\n", b"0\r\n\r\n", b"Connection: close\r\n", b"Expect: 100-continue\r\n",
     b"Upgrade: websocket\r\n",
     b"Content-Encoding: gzip\r\n", b'{"pinned": true}', b"HTTP/1.0", b"?", b"%00", b"http://a/",
@@ -83,6 +90,13 @@ class _Operations:
         """Tell that nothing would be done."""
         _check_name(name)
         return Plan(name, "down", 60)
+
+    async def approve(self, name: str | None, at: str | None, timeout_seconds: float) -> Approval:
+        """Tell that nobody waits."""
+        for given in (name, at):
+            _check_name(given or "xena")
+        _check_wishes(None, timeout_seconds)
+        return Approval(name)
 
 
 class _Records:

@@ -79,7 +79,7 @@ def _check_end(machine: Initiator, request: bytes) -> None:
     assert not outcome.unknown_critical
     newest = Request.decode(_FROM_HOUSE.open(Header.decode(request), request))
     assert outcome.request_id == newest.request_id
-    assert outcome.reason.isprintable()
+    assert (outcome.reason + "".join(outcome.waiting)).isprintable()
 
 
 def seeds() -> Iterator[bytes]:
@@ -94,7 +94,15 @@ def seeds() -> Iterator[bytes]:
                 raw = bytes.fromhex(block["datagram"])
                 yield b"\1" + len(raw).to_bytes(2) + raw + b"\0\xff"
     for result in Result:
-        reply = Reply(bytes(16), T0, result, suites=(2, 1), challenge=bytes(16), reason="no")
+        reply = Reply(
+            bytes(16),
+            T0,
+            result,
+            suites=(2, 1),
+            challenge=bytes(16),
+            reason="no",
+            waiting=("xena",),
+        )
         body = reply.encode()[16:]
         once = len(body).to_bytes(2) + body
         yield b"\3\0" + once + b"\0\4" + b"\3\1" + once + b"\2\1" + once

@@ -109,6 +109,7 @@ class _Story:
             max(0, self._now + seconds * NANOSECONDS),
             verb,
             challenge=self._challenges.get(who) if echoes else None,
+            subject="xena" if verb == Verb.APPROVE else None,
         )
         return self._sealed(who, request.encode() + given.piece(), suite)
 
@@ -171,7 +172,7 @@ def seeds() -> Iterator[bytes]:
             body = bytes.fromhex(block["body"])
             yield b"\0\0\0" + len(body).to_bytes(2) + body
     answer, repeat, restart = b"\6\0\0\0", b"\4\0\0", b"\7\x80\0"
-    for verb in (*Verb, 0, 6):
+    for verb in (*Verb, 0, 7):
         asked = _asked(verb, 1)
         yield b"\0" + asked + answer + repeat + restart + repeat
         yield b"\0" + asked + answer + _asked(verb, 2) + answer
