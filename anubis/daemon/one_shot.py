@@ -21,14 +21,14 @@ from anubis.files.authorized_peers import AuthorizedPeer
 from anubis.network.plan import SERVICE_PORT
 from anubis.protocol.wire import Result, Verb
 from anubis.web.calls import Act, Form, Look, Refusal, read_call
-from anubis.web.page import Answer, View, moved, refused, shown
+from anubis.web.page import MAX_WAITING, Answer, View, moved, refused, shown
 from anubis.web.tokens import is_token
 from anubis.wireguard.keys import PrivateKey
 
 __all__ = ["OneShot"]
 
 _TRY_AGAIN_SECONDS = 5.0
-_VERBS = {"up": Verb.UP, "down": Verb.DOWN}
+_VERBS = {"up": Verb.UP, "down": Verb.DOWN, "approve": Verb.APPROVE}
 _STATUS = {Result.CONFLICT: 409, Result.NOT_PERMITTED: 403}
 _FAILED = "it failed at the gateway and was rolled back; the gateway's log says why"
 
@@ -123,9 +123,11 @@ class OneShot:
             raise Refusal(429, "too many requests; try again in a moment", call.form)
         try:
             if isinstance(call, Act):
-                await self._act(peer, call)
+                result = await self._act(peer, call)
                 if call.form is Form.PAGE:
                     return moved(f"/{call.token}")
+                if result is Result.PENDING:
+                    return shown(await self._view(peer, call), call.form, 202)
             return shown(await self._view(peer, call), call.form)
         except AnubisError as error:
             self._serving.log(logging.ERROR, "failed", peer.name, reason=error.message)
@@ -133,8 +135,8 @@ class OneShot:
         finally:
             self._serving.release(peer.name)
 
-    async def _act(self, peer: AuthorizedPeer, call: Act) -> None:
-        """Bring the peer's connection up or down. Raises Refusal and AnubisError."""
+    async def _act(self, peer: AuthorizedPeer, call: Act) -> Result:
+        """Do what a call asks for. Raises Refusal and AnubisError."""
         if not self._is_right(peer, call.token):
             raise Refusal(403, "this is not your token", call.form)
         verb = _VERBS[call.verb]
@@ -142,35 +144,51 @@ class OneShot:
             raise Refusal(503, "the gateway is stopping", call.form)
         async with self._serving.turn(peer.name, verb):
             self._check_current(peer, call.form)
-            self._parts.note_bare(peer)
-            await self._carry_out(peer, verb, call.form)
+            if verb is not Verb.APPROVE:  # that tells nothing of who is to be told of its own
+                self._parts.note_bare(peer)
+            return await self._carry_out(peer, verb, call.form, call.name or None)
 
     def _check_current(self, peer: AuthorizedPeer, form: Form) -> None:
         """Raise Refusal if the entry was removed while its turn came."""
         if self._gatekeeper.peers.by_name(peer.name) != peer:
             raise Refusal(403, "the administrator has changed this entry meanwhile", form)
 
-    async def _carry_out(self, peer: AuthorizedPeer, verb: Verb, form: Form) -> None:
+    async def _carry_out(
+        self, peer: AuthorizedPeer, verb: Verb, form: Form, subject: str | None = None
+    ) -> Result:
         word = verb.name.lower()
         try:
-            outcome = await self._serving.carry_out(peer.name, verb)
+            outcome = await self._serving.carry_out(peer.name, verb, subject=subject)
         except AnubisError:
             self._serving.count(word, Result.FAILED.name.lower())
             raise
         self._serving.count(word, outcome.result.name.lower())
-        if outcome.result not in (Result.DONE, Result.UNCHANGED):
+        if outcome.result not in (Result.DONE, Result.UNCHANGED, Result.PENDING):
             raise Refusal(_STATUS.get(outcome.result, 500), outcome.reason, form)
+        return outcome.result
 
     async def _view(self, peer: AuthorizedPeer, call: Look | Act) -> View:
         """Return what is to be seen, from the phone's side."""
         self._check_current(peer, call.form)
         await self._carry_out(peer, Verb.STATUS, call.form)
         seen = await self._serving.look(peer.name)
+        now = self._parts.clock.boot()
+        is_right = self._is_right(peer, call.token or "")
+        waiting = self._gatekeeper.waiting(now, peer.name)[:MAX_WAITING] if is_right else ()
         if seen is None:
-            return View(gateway=self._name, is_up=False, may_act=self._may(peer, call, "up"))
+            pending = self._gatekeeper.approvals.is_pending(peer.name, now)
+            return View(
+                gateway=self._name,
+                is_up=False,
+                may_act=self._may(peer, call, "down" if pending else "up"),
+                pending=pending,
+                path=f"/{call.token}" if is_right else "/",
+                waiting=waiting,
+            )
         return View(
             gateway=self._name,
             is_up=True,
+            waiting=waiting,
             up_for=seen.up_for,
             lease=seen.lease,
             received=seen.peer.tx_bytes if seen.peer else 0,

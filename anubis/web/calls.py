@@ -15,12 +15,13 @@ from typing import Literal
 
 __all__ = ["ALLOWED", "MAX_BODY", "Act", "Form", "Look", "Refusal", "read_call"]
 
-Verb = Literal["up", "down"]
+Verb = Literal["up", "down", "approve"]
 _BEARER = re.compile(r"Bearer ([a-z0-9]{1,64})", re.IGNORECASE)
-_API = {"/v1/up": "up", "/v1/down": "down"}
+_NAME = "[a-z0-9][a-z0-9._-]{0,62}"  # of a connection; no letter of it is encoded in a form
+_API = re.compile(rf"/v1/(?:(?P<verb>up|down)|approve/(?P<name>{_NAME}))")
 _STATUS = "/v1/status"
 _PAGE = re.compile(r"/(?P<token>[a-z2-7]{24})?")
-_FORM = re.compile(rb"do=(up|down)")
+_FORM = re.compile(rf"do=(?:(?P<verb>up|down)|approve&name=(?P<name>{_NAME}))")
 MAX_BODY = 1024  # bytes
 
 
@@ -42,11 +43,12 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Bring the connection up or down, if the token is right."""
+    """Bring the connection up or down, or approve another's, if the token is right."""
 
     verb: Verb
     form: Form
     token: str
+    name: str = ""  # whom to approve
 
 
 class Refusal(Exception):
@@ -74,7 +76,7 @@ def read_call(
     if headers.get("Host", "") != origin.removeprefix("http://"):
         raise Refusal(421, "this is not served under that name", form)
     if method in ("GET", "HEAD"):
-        return _look(path, form)
+        return _look(path, headers, form)
     if method != "POST":
         raise Refusal(405, f"only {ALLOWED} are served", form)
     return _act(path, headers, body, origin, form)
@@ -87,11 +89,11 @@ def _form(path: str, headers: Mapping[str, str]) -> Form:
     return Form.JSON if wants_json else Form.LINE
 
 
-def _look(path: str, form: Form) -> Look:
-    if path in _API:
+def _look(path: str, headers: Mapping[str, str], form: Form) -> Look:
+    if _API.fullmatch(path):
         raise Refusal(405, "a GET changes nothing: use POST", form)
     if path == _STATUS:
-        return Look(form)
+        return Look(form, _bearer(headers))
     match = _PAGE.fullmatch(path)
     if match is None:
         raise Refusal(404, "there is nothing here", form)
@@ -102,13 +104,13 @@ def _act(path: str, headers: Mapping[str, str], body: bytes, origin: str, form: 
     from_page = headers.get("Origin")
     if from_page not in (None, origin):
         raise Refusal(403, "a page from elsewhere may change nothing here", form)
-    if path in _API:
-        bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
+    if call := _API.fullmatch(path):
+        bearer = _bearer(headers)
         if bearer is None:
             raise Refusal(401, "send your token: Authorization: Bearer TOKEN", form)
         if body:
             raise Refusal(400, "this call has no body", form)
-        return Act("up" if path == "/v1/up" else "down", form, bearer[1])
+        return Act(_verb(call), form, bearer, call["name"] or "")
     match = _PAGE.fullmatch(path)
     if match is None or path == _STATUS:
         raise Refusal(404, "there is nothing here to change", form)
@@ -116,7 +118,20 @@ def _act(path: str, headers: Mapping[str, str], body: bytes, origin: str, form: 
         raise Refusal(403, "this address lacks your token", form)
     if from_page is None:
         raise Refusal(403, "a browser says where its form comes from", form)
-    wanted = _FORM.fullmatch(body)
+    wanted = _FORM.fullmatch(body.decode("ascii", errors="replace"))
     if wanted is None:
         raise Refusal(400, "this is not our form", form)
-    return Act("up" if wanted[1] == b"up" else "down", form, match["token"])
+    return Act(_verb(wanted), form, match["token"], wanted["name"] or "")
+
+
+def _verb(found: re.Match[str]) -> Verb:
+    """Return what is wanted; whoever is named is to be approved."""
+    if found["name"]:
+        return "approve"
+    return "up" if found["verb"] == "up" else "down"
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    """Return the token of a script, if it sends one."""
+    found = _BEARER.fullmatch(headers.get("Authorization", ""))
+    return found and found[1]

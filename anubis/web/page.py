@@ -17,11 +17,16 @@ from importlib.resources import files
 from anubis.durations import format_duration
 from anubis.web.calls import ALLOWED, Form, Refusal
 
-__all__ = ["Answer", "View", "moved", "refused", "shown"]
+__all__ = ["MAX_WAITING", "Answer", "View", "moved", "refused", "shown"]
+
+MAX_WAITING = 20  # names on a page, which stays small; the others come when these are approved
 
 _HERE = files(__package__)
 _STYLE = (_HERE / "page.css").read_text()
 _SCRIPT = (_HERE / "page.js").read_text()
+
+
+_AGAIN_SECONDS = 3
 
 
 def _source(text: str) -> str:
@@ -50,7 +55,8 @@ _HEADERS = {
 class View:
     """What is to be seen of the connection, from the phone's side. Times are in seconds.
 
-    `may_act` is false where the address lacks the token, or the entry lets it change nothing.
+    `may_act` is false where the address lacks the token, or the entry lets it change nothing. It is
+    `pending` while somebody else has to approve; for whom this peer has to do that is `waiting`.
     """
 
     gateway: str
@@ -60,6 +66,16 @@ class View:
     received: int = 0  # bytes
     sent: int = 0  # bytes
     may_act: bool = False
+    pending: bool = False
+    path: str = "/"  # of the page
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """In a word, as programs are told."""
+        if self.pending:
+            return "pending"
+        return "up" if self.is_up else "down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +87,15 @@ class Answer:
     body: bytes
 
 
-def shown(view: View, form: Form) -> Answer:
-    """Return the state as it was asked for."""
+def shown(view: View, form: Form, status: int = 200) -> Answer:
+    """Return the state as it was asked for; of a change that is yet to come, with status 202."""
     match form:
         case Form.PAGE:
-            return _answer(200, form, _page(view))
+            return _answer(status, form, _page(view))
         case Form.LINE:
-            return _answer(200, form, f"{_line(view)}\n")
+            return _answer(status, form, f"{_line(view)}\n")
         case Form.JSON:
-            return _answer(200, form, json.dumps(_object(view)) + "\n")
+            return _answer(status, form, json.dumps(_object(view)) + "\n")
 
 
 def moved(path: str) -> Answer:
@@ -110,33 +126,53 @@ def _answer(status: int, form: Form, text: str, more: Mapping[str, str] | None =
     return Answer(status, headers, text.encode())
 
 
-def _document(title: str, main: str, foot: str = "") -> str:
+def _document(title: str, main: str, foot: str = "", *, again: str | None = None) -> str:
+    """Return a whole page; `again` is where it is loaded from in a while, to show what is new."""
+    refresh = ""
+    if again is not None:
+        # Not where it is: with #up behind the address, the script would ask once more one day.
+        refresh = f'<meta http-equiv="refresh" content="{_AGAIN_SECONDS};url={escape(again)}">'
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1,viewport-fit=cover">'
         '<link rel="icon" href="data:,">'
+        f"{refresh}"
         f"<title>{escape(title)}</title><style>{_STYLE}</style>"
         f"<main>{main}</main>{foot}<script>{_SCRIPT}</script></html>\n"
     )
 
 
 def _page(view: View) -> str:
-    state = "up" if view.is_up else "down"
-    main = f'<h1>{escape(view.gateway)}</h1><p class="state {state}">{state}</p>'
+    text = "waiting for approval" if view.pending else view.state
+    main = f'<h1>{escape(view.gateway)}</h1><p class="state {view.state}">{text}</p>'
     if view.is_up:
         rows = "".join(f"<dt>{name}<dd>{escape(value)}" for name, value in _facts(view).items())
         main += f"<dl>{rows}</dl>"
     if not view.may_act:
-        return _document(
-            f"{view.gateway}: {state}",
-            main + '<p class="hint">To change this, open the link that the administrator gave you.',
+        main += '<p class="hint">To change this, open the link that the administrator gave you.'
+    foot = "".join(map(_plea, view.waiting))
+    if view.may_act:
+        verb, word = {"up": ("down", "Disconnect"), "pending": ("down", "Cancel")}.get(
+            view.state, ("up", "Connect")
         )
-    verb, text = ("down", "Disconnect") if view.is_up else ("up", "Connect")
-    form = (
-        f'<form method="post" class="{verb}"><input type="hidden" name="do" value="{verb}">'
-        f'<button class="{verb}">{text}</button></form>'
+        foot += _form(verb, word, {"do": verb})
+    return _document(
+        f"{view.gateway}: {text}", main, foot, again=view.path if view.pending else None
     )
-    return _document(f"{view.gateway}: {state}", main, form)
+
+
+def _plea(name: str) -> str:
+    words = f"<p>{escape(name)} wants to connect</p>"
+    return words + _form("approve", "Approve", {"do": "approve", "name": name})
+
+
+def _form(kind: str, word: str, fields: Mapping[str, str]) -> str:
+    inputs = "".join(
+        f'<input type="hidden" name="{key}" value="{escape(value)}">'
+        for key, value in fields.items()
+    )
+    button = f'<button class="{kind}">{word}</button>'
+    return f'<form method="post" class="{kind}">{inputs}{button}</form>'
 
 
 def _facts(view: View) -> dict[str, str]:
@@ -151,19 +187,25 @@ def _facts(view: View) -> dict[str, str]:
 
 
 def _line(view: View) -> str:
-    if not view.is_up:
-        return f"{view.gateway} is down"
-    return f"{view.gateway} is up ({', '.join(f'{k} {v}' for k, v in _facts(view).items())})"
+    if view.pending:
+        line = f"{view.gateway} waits for approval"
+    elif view.is_up:
+        facts = ", ".join(f"{key} {value}" for key, value in _facts(view).items())
+        line = f"{view.gateway} is up ({facts})"
+    else:
+        line = f"{view.gateway} is down"
+    return "; ".join([line, *(f"{name} wants to connect" for name in view.waiting)])
 
 
 def _object(view: View) -> dict[str, object]:
     return {
         "gateway": view.gateway,
-        "state": "up" if view.is_up else "down",
+        "state": view.state,
         "up_seconds": view.up_for,
         "lease_seconds_left": view.lease,
         "rx_bytes": view.received,
         "tx_bytes": view.sent,
+        "waiting": list(view.waiting),
     }
 
 

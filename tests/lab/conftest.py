@@ -106,6 +106,14 @@ def directory() -> Iterator[Path]:
     Lab(path).down()
 
 
+@pytest.fixture(scope="module")
+def artefacts() -> Path:
+    """Give the directory in which pictures are left, to be looked at."""
+    directory = Path(__file__).parents[2] / ".artefacts"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
 @pytest.fixture
 def say(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Say:
     """Print a line though pytest captures what is printed."""

@@ -79,14 +79,6 @@ def _is_down(selen: Web) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def artefacts() -> Path:
-    """Give the directory in which pictures are left, to be looked at."""
-    directory = Path(__file__).parents[2] / ".artefacts"
-    directory.mkdir(exist_ok=True)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def chromium(lab: Lab, selen: Web) -> Iterator[Browser]:
     """Have a phone-sized browser in the phone's network."""
     with browser(lab, "selen") as found:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from anubis.web.calls import Act, Form, Look, Refusal, read_call
-from anubis.web.page import Answer, View, moved, refused, shown
+from anubis.web.page import MAX_WAITING, Answer, View, moved, refused, shown
 from anubis.web.tokens import TOKEN_LENGTH, is_token, token
 from anubis.wireguard.keys import PrivateKey
 
@@ -32,6 +32,14 @@ UP = View(
     may_act=True,
 )
 DOWN = View(gateway="jacinth", is_up=False, may_act=True)
+PENDING = View(gateway="jacinth", is_up=False, may_act=True, pending=True, path=f"/{TOKEN}")
+ASKED = View(gateway="jacinth", is_up=False, may_act=True, waiting=("xena", "x.y-z_0"))
+MANY = View(
+    gateway="j" * 63,
+    is_up=True,
+    may_act=True,
+    waiting=tuple(f"{n:063}" for n in range(MAX_WAITING)),
+)
 MAX_PAGE = 20_000  # bytes
 
 
@@ -79,6 +87,18 @@ class TestCalls:
             ("GET", f"/{TOKEN}", {}, Look(Form.PAGE, TOKEN)),
             ("GET", "/v1/status", {}, Look(Form.LINE)),
             ("GET", "/v1/status", {"Accept": "application/json"}, Look(Form.JSON)),
+            (
+                "GET",
+                "/v1/status",
+                {"Authorization": f"Bearer {TOKEN}"},
+                Look(Form.LINE, TOKEN),
+            ),
+            (
+                "POST",
+                "/v1/approve/xena",
+                {"Authorization": f"Bearer {TOKEN}"},
+                Act("approve", Form.LINE, TOKEN, "xena"),
+            ),
             ("POST", "/v1/up", {"Authorization": f"Bearer {TOKEN}"}, Act("up", Form.LINE, TOKEN)),
             (
                 "POST",
@@ -106,6 +126,12 @@ class TestCalls:
         assert isinstance(call, Act)
         assert call.verb == verb
 
+    @pytest.mark.parametrize("name", ["xena", "x.y-z_0", "0" * 63])
+    def test_the_button_for_another(self, name: str) -> None:
+        """The name is in the form; it needs no escape in it."""
+        call = ask("POST", f"/{TOKEN}", f"do=approve&name={name}".encode(), Origin=ORIGIN)
+        assert call == Act("approve", Form.PAGE, TOKEN, name)
+
     @pytest.mark.parametrize(
         ("status", "method", "path", "body", "headers"),
         [
@@ -123,6 +149,17 @@ class TestCalls:
             (403, "POST", f"/{TOKEN}", b"do=up", {"Origin": f"{ORIGIN}.evil.example"}),
             (403, "POST", f"/{TOKEN}", b"do=up", {}),
             (403, "POST", "/v1/up", b"", {"Authorization": f"Bearer {TOKEN}", "Origin": "null"}),
+            (403, "POST", f"/{TOKEN}", b"do=approve&name=xena", {"Origin": "http://evil.example"}),
+            (403, "POST", f"/{TOKEN}", b"do=approve&name=xena", {}),
+            (403, "POST", "/", b"do=approve&name=xena", {"Origin": ORIGIN}),
+            (401, "POST", "/v1/approve/xena", b"", {}),
+            (405, "GET", "/v1/approve/xena", b"", {"Authorization": f"Bearer {TOKEN}"}),
+            (404, "POST", "/v1/approve/", b"", {"Authorization": f"Bearer {TOKEN}"}),
+            (404, "POST", "/v1/approve/a%20b", b"", {"Authorization": f"Bearer {TOKEN}"}),
+            (404, "POST", "/v1/up/xena", b"", {"Authorization": f"Bearer {TOKEN}"}),
+            (400, "POST", f"/{TOKEN}", b"do=approve", {"Origin": ORIGIN}),
+            (400, "POST", f"/{TOKEN}", b"do=approve&name=", {"Origin": ORIGIN}),
+            (400, "POST", f"/{TOKEN}", b"do=up&name=xena", {"Origin": ORIGIN}),
             # A page that has no token.
             (403, "POST", "/", b"do=up", {"Origin": ORIGIN}),
             (401, "POST", "/v1/up", b"", {}),
@@ -145,8 +182,13 @@ class TestCalls:
 
     @given(
         st.sampled_from(["GET", "HEAD", "POST", "PUT", "BREW"]),
-        st.one_of(st.text(max_size=40), st.sampled_from(["/", f"/{TOKEN}", "/v1/up", "/v1/down"])),
-        st.one_of(st.binary(max_size=20), st.sampled_from([b"do=up", b"do=down"])),
+        st.one_of(
+            st.text(max_size=40),
+            st.sampled_from(["/", f"/{TOKEN}", "/v1/up", "/v1/down", "/v1/approve/xena"]),
+        ),
+        st.one_of(
+            st.binary(max_size=20), st.sampled_from([b"do=up", b"do=down", b"do=approve&name=xena"])
+        ),
         st.dictionaries(
             st.sampled_from(["Host", "Origin", "Authorization", "Accept"]),
             st.one_of(st.text(max_size=40), st.sampled_from([HOST, ORIGIN, f"Bearer {TOKEN}"])),
@@ -195,11 +237,13 @@ def page(view: View) -> _Reader:
 class TestPage:
     def test_it_is_small(self) -> None:
         """Under 20 kB, whatever it says."""
-        assert all(len(shown(view, Form.PAGE).body) < MAX_PAGE for view in (UP, DOWN))
+        assert all(
+            len(shown(view, Form.PAGE).body) < MAX_PAGE for view in (UP, DOWN, PENDING, MANY)
+        )
 
     def test_it_loads_nothing_from_anywhere(self) -> None:
         """Style and script stand in it, and no other element could fetch anything."""
-        for view in (UP, DOWN):
+        for view in (UP, DOWN, PENDING, ASKED):
             names = {name for name, _ in page(view).found}
             assert not names & {"img", "iframe", "object", "embed", "video", "audio", "base"}
             assert page(view).all("link") == [{"rel": "icon", "href": "data:,"}]
@@ -223,6 +267,26 @@ class TestPage:
         assert found.all("form") == [{"method": "post", "class": verb}]
         assert found.all("input") == [{"type": "hidden", "name": "do", "value": verb}]
         assert len(found.all("button")) == 1
+
+    def test_while_it_waits_it_looks_again_by_itself(self) -> None:
+        """Without JavaScript, at its own address, by a GET; the button takes the wish back."""
+        found = page(PENDING)
+        (refresh,) = [each for each in found.all("meta") if "http-equiv" in each]
+        assert refresh == {"http-equiv": "refresh", "content": f"3;url=/{TOKEN}"}
+        assert "waiting for approval" in found.texts
+        assert found.all("form") == [{"method": "post", "class": "down"}]
+        for view in (UP, DOWN, ASKED):
+            assert not any("http-equiv" in each for each in page(view).all("meta"))
+
+    def test_it_has_a_button_for_each_who_waits(self) -> None:
+        """Beside its own, each with the name in words and in its form."""
+        found = page(ASKED)
+        forms = [each["class"] for each in found.all("form")]
+        assert forms == ["approve", "approve", "up"]
+        names = [each["value"] for each in found.all("input") if each["name"] == "name"]
+        assert names == ["xena", "x.y-z_0"]
+        assert "xena wants to connect" in found.texts
+        assert found.texts.count("Approve") == 2
 
     def test_without_the_token_it_has_none(self) -> None:
         """And says what to do."""
@@ -252,6 +316,10 @@ class TestAnswers:
             "jacinth is up (up for 12m4s, lease left 7h46m, received 1.2 MB, sent 890 B)\n"
         )
         assert shown(DOWN, Form.LINE).body == b"jacinth is down\n"
+        pending = shown(PENDING, Form.LINE, 202)
+        assert (pending.status, pending.body) == (202, b"jacinth waits for approval\n")
+        asked = "jacinth is down; xena wants to connect; x.y-z_0 wants to connect\n"
+        assert shown(ASKED, Form.LINE).body.decode() == asked
 
     def test_one_object(self) -> None:
         """For a program."""
@@ -262,7 +330,14 @@ class TestAnswers:
             "lease_seconds_left": 28_000,
             "rx_bytes": 1_234_567,
             "tx_bytes": 890,
+            "waiting": [],
         }
+
+    def test_an_object_of_who_waits(self) -> None:
+        """And for whom."""
+        assert json.loads(shown(PENDING, Form.JSON).body)["state"] == "pending"
+        asked = json.loads(shown(ASKED, Form.JSON).body)
+        assert (asked["state"], asked["waiting"]) == ("down", ["xena", "x.y-z_0"])
 
     def test_a_refusal_in_each_form(self) -> None:
         """The reason is there for a person and for a program."""
