@@ -90,6 +90,7 @@ class Keep:
 
     peer: AuthorizedPeer
     result: Result
+    reason: str = ""  # why an `up` would be refused now, of a connection that is down
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class Gatekeeper:
             case Verb.STATUS if "status" not in peer.may:
                 return _not_permitted(verb)
             case Verb.STATUS:
-                return Keep(peer, Result.DONE)
+                return Keep(peer, Result.DONE, self._why_not(peer, connection, at))
             case Verb.APPROVE:
                 return self._judge_approval(peer, subject, now)
 
@@ -240,6 +241,24 @@ class Gatekeeper:
         """Return who waits for an approval, of anybody or of one approver."""
         return tuple(plea.name for plea in self.approvals.waiting(now, approver))
 
+    def _why_not(self, peer: AuthorizedPeer, connection: Connection | None, at: float) -> str:
+        """Return why an `up` would be refused; of what is up there is nothing to say."""
+        if connection is not None:
+            return ""
+        refusal = self._refusal(peer, peer.seconds_left(at), is_ours=False)
+        return refusal.reason if refusal else ""
+
+    def _refusal(self, peer: AuthorizedPeer, left: float, *, is_ours: bool) -> Refuse | None:
+        """Return the no to an `up` of a peer whose entry leaves it so many seconds."""
+        if "up" not in peer.may and not is_ours:
+            return _not_permitted(Verb.UP)
+        if left < 1:
+            return Refuse(Result.NOT_PERMITTED, "not at this time, says the administrator")
+        if self.holder(peer) is not None:
+            # The peer must not learn from us who else is authorized.
+            return Refuse(Result.CONFLICT, "its AllowedIPs are in use by another connection here")
+        return None
+
     def _judge_up(
         self,
         peer: AuthorizedPeer,
@@ -252,14 +271,9 @@ class Gatekeeper:
     ) -> Decision:
         is_ours = connection is not None and connection.role is Role.INITIATOR
         left = inf if is_ours else peer.seconds_left(at)
-        if "up" not in peer.may and not is_ours:
-            return _not_permitted(Verb.UP)
-        if left < 1:
-            return Refuse(Result.NOT_PERMITTED, "not at this time, says the administrator")
-        holder = self.holder(peer)
-        if holder is not None:
-            # The peer must not learn from us who else is authorized.
-            return Refuse(Result.CONFLICT, "its AllowedIPs are in use by another connection here")
+        refusal = self._refusal(peer, left, is_ours=is_ours)
+        if refusal is not None:
+            return refusal
         granted = min(self.grant(peer, lease), int(min(left, _LONGEST)))
         if connection is None:
             if peer.approve and not self.approvals.has(peer.name, peer.approve, now):

@@ -142,11 +142,11 @@ class Serving:
                 await self._open(peer, granted)
             case Close(peer):
                 await self._close(peer, verb, reason)
-            case Keep(peer, result):
+            case Keep(peer, result, why):
                 if verb is Verb.UP:
                     await self._production.commit(peer, None)
                 self._parts.try_to_save()
-                return Outcome(result)
+                return Outcome(result, why)
             case Admit(peer):
                 self.admit(peer, by=name)
         return Outcome(Result.DONE)

@@ -129,6 +129,20 @@ def test_hours_are_obeyed() -> None:
     assert isinstance(keeper.judge("xena", Verb.RENEW, None, NOW, night), Refuse)
 
 
+def test_status_tells_why_an_up_would_be_refused() -> None:
+    """While it is down, and nothing is brought up by asking; of what is up there is no reason."""
+    peer = entry("xena", "10.66.0.10/32", may=frozenset({"status"}))
+    keeper = gatekeeper(peer)
+    told = keeper.judge("xena", Verb.STATUS, None, NOW, AT)
+    assert told == Keep(peer, Result.DONE, "the administrator does not let you ask for UP")
+    assert keeper.connection("xena") is None
+    bring_up(keeper, "xena", Role.RESPONDER)
+    assert keeper.judge("xena", Verb.STATUS, None, NOW, AT) == Keep(peer, Result.DONE)
+    willing = entry("xena", "10.66.0.10/32")
+    told = gatekeeper(willing).judge("xena", Verb.STATUS, None, NOW, AT)
+    assert told == Keep(willing, Result.DONE)
+
+
 def test_no_lease_outlives_its_entry() -> None:
     """What is granted ends when the entry expires."""
     peer = entry("xena", "10.66.0.10/32", expires=datetime.fromtimestamp(AT + 90, UTC))
