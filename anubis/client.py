@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import TypeVar
 
+from anubis.diagnosis import Diagnosis
 from anubis.errors import AnubisError, DaemonNotRunning, LocalFailure, NotPermitted
 from anubis.events import (
     DEFAULT_TIMEOUT,
@@ -36,6 +37,7 @@ SOCKET_PATH = "/run/anubis/anubis.sock"
 _JOURNAL = "journalctl -u anubis -n 50 may tell why"
 
 _PLAN_SECONDS = 5.0  # for a name server
+_WHY_SECONDS = 90.0  # for a change that is under way, the files, and a far end that is silent
 _RELOAD_SECONDS = 120.0  # a million entries take their time
 _HEARTBEAT = 15.0  # seconds between signs of life in a stream of events
 
@@ -177,6 +179,14 @@ class Client:
         }
         body, silence = json.dumps(wishes).encode(), timeout_seconds + self.timeout
         return self._once("POST", "/v1/approve", body, silence, Approval.from_json)
+
+    def why(self, name: str) -> Diagnosis:
+        """Return what is found on the chain to a far end: what is broken, and what mends it.
+
+        Raises UnknownConnection.
+        """
+        path = f"/v1/connections/{check_name(name)}/why"
+        return self._once("POST", path, b"", _WHY_SECONDS + self.timeout, Diagnosis.from_json)
 
     def _change(
         self,

@@ -18,6 +18,7 @@ from pathlib import Path
 from anubis.daemon.api import ApiServer, Report
 from anubis.daemon.audience import Audience
 from anubis.daemon.calls import Terms
+from anubis.diagnosis import Check, Diagnosis
 from anubis.errors import (
     ConfigError,
     LocalFailure,
@@ -139,6 +140,26 @@ class FakeOperations:
         )
         holder = Obstacle("10.1.0.0/16: in use by surya, which is up", "anubis switch selen")
         return Plan(name, "down", 28800, steps, (holder,) if name == "selen" else (), unknown)
+
+    async def why(self, name: str) -> Diagnosis:
+        self.calls.append(("why", name))
+        self._check(name)
+        checks = [
+            Check("files", "ok", "the files are right, and in force"),
+            Check("daemon", "ok", "it runs"),
+            Check("firewall", "unknown", "nft is not installed", "apt install nftables"),
+            Check("mtu", "ok", "packets of 1420 bytes arrive"),
+        ]
+        match name:
+            case "selen":
+                checks[3] = Check("policy", "broken", "selen refused: \x1b[31mno", "ask its owner")
+            case "leaf":
+                checks[3] = Check("control_handshake", "broken", "no answer", "open UDP port 4297")
+                checks.append(Check("far_daemon", "skipped", "there is no way to ask it"))
+            case "broken":
+                checks[3] = Check("rules", "broken", "rule 100 comes before ours", "ip rule")
+                checks.append(Check("clock", "broken", "1h ahead", "timedatectl"))
+        return Diagnosis(name, "up", tuple(checks))
 
     async def up(self, name: str, terms: Terms, report: Report) -> Result:
         self.calls.append(("up", name, *astuple(terms)))

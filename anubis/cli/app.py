@@ -26,6 +26,7 @@ COMMANDS = {
     "down": "Take a connection down.",
     "switch": "Bring a connection up in place of those that share its routes.",
     "plan": "Tell what `up` would do, without doing it.",
+    "why": "Tell why a connection does not work, and what mends it.",
     "status": "Show the connections.",
     "approve": "Let a connection come up that waits for approval.",
     "log": "Tell what happened to a connection.",

@@ -18,6 +18,7 @@ from anubis.events import ErrorEvent
 
 __all__ = [
     "GREEN",
+    "RED",
     "error_object",
     "explain",
     "is_terminal",
@@ -32,7 +33,7 @@ __all__ = [
     "warn",
 ]
 
-GREEN = 32  # of ECMA-48, select graphic rendition
+GREEN, RED = 32, 31  # of ECMA-48, select graphic rendition
 
 
 def prepare() -> None:

@@ -32,9 +32,11 @@ from anubis.daemon.calls import (
     ReloadCall,
     StatusCall,
     Terms,
+    WhyCall,
     parse_call,
 )
 from anubis.daemon.listener import Listener, accept, listen
+from anubis.diagnosis import Diagnosis
 from anubis.errors import AnubisError, LocalFailure, NotPermitted
 from anubis.events import Approval, ConnectionStatus, ErrorEvent, Reloaded, Result, Step
 from anubis.exposition import CONTENT_TYPE
@@ -44,6 +46,7 @@ from anubis.happening import Happening
 __all__ = ["ApiServer", "Operations", "Records", "Report"]
 
 MAX_CHANGES = 64  # at once
+MAX_LOOKING = 8  # chains that are looked along at once
 MAX_ASKING = 64  # callers whom the user database is asked about at once
 STOP_SECONDS = 2.0  # for what is under way when the daemon stops
 _CUT_SECONDS = 0.1  # for a caller who reads, when that time is over
@@ -91,6 +94,9 @@ class Operations(Protocol):
     async def approve(self, name: str | None, at: str | None, timeout_seconds: float) -> Approval:
         """Approve a connection here, or at another host, and tell who waits there."""
 
+    async def why(self, name: str) -> Diagnosis:
+        """Look along the chain to a far end, and tell what is broken."""
+
 
 class Records(Protocol):
     """What the API can tell without asking for anything to be done."""
@@ -133,6 +139,7 @@ class ApiServer:
         self._runner: web.ServerRunner | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._stopping = False
+        self._looking = 0  # how many chains are looked along
 
     async def start(self) -> None:
         """Serve. Raises LocalFailure, also if another daemon serves here."""
@@ -170,7 +177,7 @@ class ApiServer:
         try:
             call = parse_call(request.method, request.path, request.query_string)
             caller = http.caller(request)
-            if not isinstance(call, Change | ReloadCall | ApproveCall | PlanCall):
+            if not isinstance(call, Change | ReloadCall | ApproveCall | PlanCall | WhyCall):
                 return await self._tell_of(call, request, caller)
             await self._check_may_change(call, caller)
             if not isinstance(call, Change):
@@ -219,18 +226,31 @@ class ApiServer:
         except TooManyListeners as error:
             raise http.Busy(error.message, error.hint) from None
 
-    async def _tell_once(self, call: ReloadCall | ApproveCall | PlanCall) -> dict[str, object]:
+    async def _tell_once(
+        self, call: ReloadCall | ApproveCall | PlanCall | WhyCall
+    ) -> dict[str, object]:
         if isinstance(call, ApproveCall):
             approval = await self._operations.approve(call.name, call.at, call.timeout_seconds)
             return approval.to_json()
+        if isinstance(call, WhyCall):
+            return await self._look_along(call)
         if isinstance(call, PlanCall):
             return (await self._operations.plan(call.name)).to_json()
         if call.dry_run:
             return (await self._operations.foresee()).to_json()
         return (await self._operations.reload()).to_json()
 
+    async def _look_along(self, call: WhyCall) -> dict[str, object]:
+        if self._looking >= MAX_LOOKING:
+            raise http.Busy(f"{MAX_LOOKING} chains are being looked at", "try again in a moment")
+        self._looking += 1
+        try:
+            return (await self._operations.why(call.name)).to_json()
+        finally:
+            self._looking -= 1
+
     async def _check_may_change(
-        self, call: Change | ReloadCall | ApproveCall | PlanCall, caller: Caller
+        self, call: Change | ReloadCall | ApproveCall | PlanCall | WhyCall, caller: Caller
     ) -> None:
         if self._asking.running >= MAX_ASKING:
             raise http.Busy(f"{MAX_ASKING} callers are being looked up", "try again in a moment")

@@ -26,6 +26,7 @@ from anubis.daemon.guard import Guard
 from anubis.daemon.heritage import inherit
 from anubis.daemon.hooks import Hooks
 from anubis.daemon.idle import Idle
+from anubis.daemon.inquiry import Inquiry
 from anubis.daemon.interface import Making, explained
 from anubis.daemon.leases import Leases
 from anubis.daemon.log import event
@@ -152,7 +153,11 @@ class Daemon:
         self.control.on_interface = lambda: self._one_shot.wake(anew=True)
         self.reload = Reload(host, parts, read, self._authorize)
         self._operations = operations = DaemonOperations(
-            parts, self.reload.now, self.reload.foresee, Approving(parts, serving).approve
+            parts,
+            self.reload.now,
+            self.reload.foresee,
+            Inquiry(parts, shares, config, self.reload.foresee),
+            Approving(parts, serving).approve,
         )
         self._leases = Leases(parts, operations.revive)
         self._chronicle = chronicle

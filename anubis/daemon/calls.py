@@ -28,6 +28,7 @@ __all__ = [
     "Terms",
     "TooLarge",
     "Verb",
+    "WhyCall",
     "WrongMethod",
     "parse_call",
 ]
@@ -42,6 +43,7 @@ _RELOAD = "/v1/reload"
 _APPROVE = "/v1/approve"
 _CHANGE = re.compile(r"/v1/connections/(?P<name>[^/]+)/(?P<verb>up|down|switch)")
 _PLAN = re.compile(r"/v1/connections/(?P<name>[^/]+)/plan")
+_WHY = re.compile(r"/v1/connections/(?P<name>[^/]+)/why")
 
 
 class NoSuchCall(BadRequest):
@@ -132,8 +134,20 @@ class PlanCall:
 
     def with_body(self, body: bytes) -> PlanCall:
         """Return this call; a body can want nothing. Raises BadRequest."""
-        for key in _parse_object(body):
-            raise BadRequest(f"unknown key in the body: {key[:64]!r}")
+        _check_wants_nothing(body)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class WhyCall:
+    """Look along the chain to the far end of a connection."""
+
+    verb = "why"
+    name: str
+
+    def with_body(self, body: bytes) -> WhyCall:
+        """Return this call; a body can want nothing. Raises BadRequest."""
+        _check_wants_nothing(body)
         return self
 
 
@@ -177,7 +191,17 @@ class Change:
 
 def parse_call(
     method: str, path: str, query: str
-) -> StatusCall | LogCall | EventsCall | MetricsCall | ReloadCall | ApproveCall | PlanCall | Change:
+) -> (
+    StatusCall
+    | LogCall
+    | EventsCall
+    | MetricsCall
+    | ReloadCall
+    | ApproveCall
+    | PlanCall
+    | WhyCall
+    | Change
+):
     """Read the request line, of a change all but its body. Raises BadRequest."""
     if match := _STATUS.fullmatch(path):
         _check_request_line("GET", method, query)
@@ -197,6 +221,9 @@ def parse_call(
     if match := _PLAN.fullmatch(path):
         _check_request_line("POST", method, query)
         return PlanCall(check_name(match["name"]))
+    if match := _WHY.fullmatch(path):
+        _check_request_line("POST", method, query)
+        return WhyCall(check_name(match["name"]))
     if match := _CHANGE.fullmatch(path):
         _check_request_line("POST", method, query)
         return Change(cast("Verb", match["verb"]), check_name(match["name"]))
@@ -221,6 +248,11 @@ def _parse_object(body: bytes) -> dict[str, object]:
     if not isinstance(data, dict):
         raise BadRequest("the body is not a JSON object")
     return data
+
+
+def _check_wants_nothing(body: bytes) -> None:
+    for key in _parse_object(body):
+        raise BadRequest(f"unknown key in the body: {key[:64]!r}")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -32,7 +32,7 @@ from anubis.protocol.initiator import Initiator, NoReply
 from anubis.protocol.wire import Reply, Verb
 from anubis.wireguard.backend import Backend
 from anubis.wireguard.keys import PrivateKey, PublicKey
-from anubis.wireguard.types import Device, DeviceChange, Endpoint, PeerChange
+from anubis.wireguard.types import Device, DeviceChange, Endpoint, Peer, PeerChange
 
 __all__ = ["ControlPlane"]
 
@@ -254,9 +254,13 @@ class ControlPlane:
         """Tell whether a request of ours to a peer is under way."""
         return self._courier.is_waiting_for(peer.control.routable)
 
+    async def peer(self, peer: AuthorizedPeer) -> Peer | None:
+        """Return the control peer of an entry as WireGuard sees it, or None."""
+        return (await self._interface.device()).peer(peer.control_public_key)
+
     async def has_session(self, peer: AuthorizedPeer) -> bool:
         """Tell whether a peer has shaken hands since it was made."""
-        seen = (await self._interface.device()).peer(peer.control_public_key)
+        seen = await self.peer(peer)
         return seen is not None and seen.last_handshake > 0
 
     async def bytes_sent(self, peer: AuthorizedPeer) -> int:

@@ -19,10 +19,12 @@ from anubis.daemon.attempt import Attempt
 from anubis.daemon.calls import Terms
 from anubis.daemon.goodbye import Reason
 from anubis.daemon.hooks import HOOK_SECONDS
+from anubis.daemon.inquiry import Inquiry
 from anubis.daemon.log import event
 from anubis.daemon.parts import Parts
 from anubis.daemon.planning import plan_up
 from anubis.daemon.road import Contact
+from anubis.diagnosis import Diagnosis
 from anubis.errors import AnubisError, LocalFailure, NoAnswer, Refused
 from anubis.events import Approval, ConnectionStatus, Reloaded, Result
 from anubis.files.authorized_peers import AuthorizedPeer, overlaps
@@ -48,9 +50,11 @@ class DaemonOperations:
         parts: Parts,
         reload: Callable[[], Coroutine[None, None, Reloaded]],
         foresee: Callable[[], Coroutine[None, None, Difference]],
+        inquiry: Inquiry,
         approve: Callable[[str | None, str | None, float], Coroutine[None, None, Approval]],
     ) -> None:
         self._parts = parts
+        self._inquiry = inquiry
         self.reload = reload
         self.foresee = foresee
         self.approve = approve
@@ -81,6 +85,12 @@ class DaemonOperations:
     async def plan(self, name: str) -> Plan:
         """Tell what `up` would do. Raises UnknownConnection."""
         return await plan_up(self._parts, self._gatekeeper.peer(name))
+
+    async def why(self, name: str) -> Diagnosis:
+        """Tell what is broken on the chain to a far end. Raises UnknownConnection, LocalFailure."""
+        peer = self._gatekeeper.peer(name)
+        async with self._locked(peer):
+            return await self._inquiry.why(peer)
 
     async def revive(self, wish: Wish) -> None:
         """Bring up again what is wanted and was lost, unless a `down` comes. Raises AnubisError."""

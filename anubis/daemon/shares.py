@@ -53,6 +53,16 @@ class Shares:
         async with self._lock:
             return await self.network.restore(_whole(self._shares), look, allow)
 
+    @property
+    def wanted(self) -> NetworkState:
+        """What all owners want together."""
+        return _whole(self._shares)
+
+    async def missing(self) -> NetworkState:
+        """Return what of that is not there, changing nothing. Raises NetworkError."""
+        async with self._lock:
+            return await self.network.missing(self.wanted)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Only note what is put; the next put outside applies all.

@@ -160,6 +160,17 @@ class Network:
             self._applied = desired | left
             return tuple(mended)
 
+    async def missing(self, desired: NetworkState) -> NetworkState:
+        """Return what of `desired` the kernel has not, changing nothing. Raises NetworkError."""
+        async with self._lock:
+            parameters = (each for each in desired.sysctls if read_sysctl(each.name) == each.value)
+            return desired - NetworkState(
+                await self.netlink.routes(),
+                await self.netlink.rules(),
+                await self.nft.intact(desired.tables),
+                frozenset(parameters),
+            )
+
     async def _mend(self, step: Step, one: Mended) -> Mended:
         try:
             for route in step.added.routes:

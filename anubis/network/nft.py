@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from anubis.network.errors import NetworkError, explain
 from anubis.network.state import NftTable
@@ -78,6 +79,12 @@ class Nft:
         entries = [entry["table"] for entry in answer["nftables"] if "table" in entry]
         existing = {(str(entry["family"]), str(entry["name"])) for entry in entries}
         return frozenset([await self._table(*name) for name in sorted(existing & set(names))])
+
+    async def ruleset(self) -> list[dict[str, Any]]:
+        """Return all tables, chains and rules, as nft's JSON has them, with handles."""
+        answer = json.loads(await _nft("read the nftables rules", ["-a", "-j", "list", "ruleset"]))
+        found: list[dict[str, Any]] = answer["nftables"]
+        return found
 
     async def _table(self, family: str, name: str) -> NftTable:
         what = f"read the nftables table {family} {name}"

@@ -40,7 +40,7 @@ from anubis.network.state import (
     Sysctl,
 )
 
-__all__ = ["SERVICE_PORT", "control_plane_state", "production_state"]
+__all__ = ["SERVICE_PORT", "SPECIFIC", "control_plane_state", "production_state"]
 
 # Inside the control plane, UDP for the protocol and TCP for the web page. It cannot be the 4297 of
 # the bearer packets: WireGuard's own socket has that on every address of the host (EADDRINUSE).
@@ -51,7 +51,7 @@ _CONTROL_PROHIBIT = RULE_PRIORITIES.start + 1
 _CONTROL_LINK_LOCAL = RULE_PRIORITIES.start + 2
 _CONTROL_TRANSIT = RULE_PRIORITIES.start + 3
 _BEARER = RULE_PRIORITIES.start + 20
-_SPECIFIC = RULE_PRIORITIES.start + 30
+SPECIFIC = RULE_PRIORITIES.start + 30  # leads what is for a far end into our table
 _DEFAULT_EXCEPT = RULE_PRIORITIES.start + 40
 _DEFAULT = RULE_PRIORITIES.start + 50
 _FULL_MASK = 0xFFFFFFFF
@@ -174,7 +174,7 @@ def _production_rules(family: int, table: int, fwmark: int, *, default: bool) ->
     """Return one family's rules; `default`: a default route is among the allowed ones."""
     unmarked = Rule(
         family,
-        _SPECIFIC,
+        SPECIFIC,
         table=table,
         fwmark=fwmark,
         fwmask=_FULL_MASK,

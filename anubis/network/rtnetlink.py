@@ -34,7 +34,7 @@ from anubis.network.messages import (
     rule_request,
     takes_everything,
 )
-from anubis.network.precedence import block_before
+from anubis.network.precedence import actual, block_before
 from anubis.network.state import ROUTE_PROTOCOL, Route, Rule
 
 __all__ = ["Netlink", "link_index"]
@@ -176,6 +176,10 @@ class Netlink:
         """Delete a rule; False: it was gone already."""
         what = f"delete the {rule}"
         return await self._delete(what, self.socket.rule("del", **self._request(rule)))
+
+    def standing(self, priority: int, family: int) -> int:
+        """Return at which priority a rule of ours stands in truth, as far as that was settled."""
+        return actual(priority, self._blocks[family])
 
     def _request(self, rule: Rule) -> dict[str, Any]:
         return rule_request(rule, self._blocks[rule.family])

@@ -50,6 +50,7 @@ finally:
         ["down", "jacinth"],
         ["switch", "jacinth"],
         ["plan", "up", "jacinth"],
+        ["why", "jacinth"],
         ["up", "selen"],
         ["up", "--json"],
     ],
@@ -70,7 +71,7 @@ def test_nothing_heavy_is_imported(tmp_path: Path, arguments: list[str]) -> None
     modules = set(done.stderr.splitlines())
     assert "anubis.cli" in modules
     assert {each for each in modules if each in FORBIDDEN} == set()
-    asking = {"status", "log", "metrics", "up", "down", "switch", "plan"}
+    asking = {"status", "log", "metrics", "up", "down", "switch", "plan", "why"}
     assert ("anubis.client" in modules) == (arguments[0] in asking)
 
 

@@ -102,6 +102,13 @@ class TestProgress:
         assert "\x1b[32m" not in on_terminal(daemon, "up", "jacinth", NO_COLOR="1")
         assert "\x1b[32mup" in on_terminal(daemon, "status")
 
+    def test_the_first_broken_link_is_red(self, daemon: FakeDaemon) -> None:
+        """And no other; $NO_COLOR is heeded."""
+        red = [line for line in on_terminal(daemon, "why", "broken").split("\n") if "\x1b" in line]
+        assert len(red) == 1
+        assert red[0].startswith("\x1b[31m  ✗ rules ")
+        assert "\x1b" not in on_terminal(daemon, "why", "broken", NO_COLOR="1")
+
     def test_a_dumb_terminal_gets_plain_text(self, daemon: FakeDaemon) -> None:
         """Where escapes would be shown as text, there are none."""
         written = on_terminal(daemon, "up", "jacinth", TERM="dumb")

@@ -29,7 +29,7 @@ RUN = """
 import sys, os
 import anubis.cli.app, anubis.cli.up, anubis.cli.down, anubis.cli.switch, anubis.cli.status
 import anubis.cli.log, anubis.cli.metrics
-import anubis.cli.check, anubis.cli.plan
+import anubis.cli.check, anubis.cli.plan, anubis.cli.why
 if sys.argv[1] == "nobody":
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.argv[:2] = ["anubis"]

@@ -508,6 +508,7 @@ class TestPermission:
             "connections/jacinth/switch",
             "connections/jacinth/plan",
             "approve",
+            "connections/jacinth/why",
         ],
     )
     @pytest.mark.parametrize("groups", [[], [NOBODY], list(range(10_000, 10_300))])

@@ -190,6 +190,20 @@ class TestCalls:
             client.approve("xena", "leaf")
         assert daemon.operations.calls[1] == ("approve", "xena", "jacinth", 2.0)
 
+    def test_why(self, daemon: FakeDaemon) -> None:
+        """The links in their order, and the first that is broken."""
+        found = Client(daemon.path).why("Broken")
+        assert [check.state for check in found.checks] == [
+            "ok",
+            "ok",
+            "unknown",
+            "broken",
+            "broken",
+        ]
+        assert found.broken is found.checks[3]
+        assert (found.state, found.broken.remedy, found.exit_status) == ("up", "ip rule", 4)
+        assert daemon.operations.calls == [("why", "broken")]
+
     def test_mistakes_in_the_files_come_back_with_their_places(self, daemon: FakeDaemon) -> None:
         """What the daemon cannot read is raised here as if it had been read here."""
         problems = (

@@ -19,6 +19,7 @@ from anubis.daemon.calls import (
     PlanCall,
     ReloadCall,
     StatusCall,
+    WhyCall,
     parse_call,
 )
 from anubis.errors import BadRequest
@@ -42,7 +43,7 @@ def run(data: bytes) -> None:
     words = [part.decode("utf-8", "surrogateescape") for part in (method, path, query)]
     try:
         call = parse_call(*words)
-        if isinstance(call, Change | PlanCall | ReloadCall | ApproveCall):
+        if isinstance(call, Change | PlanCall | ReloadCall | ApproveCall | WhyCall):
             call = call.with_body(body)
     except BadRequest as error:
         assert len(error.message) < 5000, "an error that repeats what it was sent"
@@ -66,7 +67,7 @@ def run(data: bytes) -> None:
         assert call.at is None or _NAME.fullmatch(call.at)
         assert TIMEOUT_SECONDS[0] <= call.timeout_seconds <= TIMEOUT_SECONDS[1]
         return
-    if isinstance(call, PlanCall):
+    if isinstance(call, PlanCall | WhyCall):
         assert not body or json.loads(body) == {}
         return
     assert TIMEOUT_SECONDS[0] <= call.terms.timeout_seconds <= TIMEOUT_SECONDS[1]
