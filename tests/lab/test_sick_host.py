@@ -7,6 +7,7 @@ real; that of the clock is in `test_replay`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -269,6 +270,10 @@ def test_a_dead_name_server_holds_up_nobody_else(lab: Lab) -> None:
     """Who needs the name is told within the time given; others are served at once meanwhile."""
     with name_server(lab, NEVER), ThreadPoolExecutor(1) as pool:
         late = pool.submit(anubis, lab, "xena", "up", "jacinth", "--timeout", "4s", status=4)
+        state = lab.path("xena", "/run/anubis/state.json")
+        wait_until(
+            lambda: "jacinth" in json.loads(state.read_text())["unfinished"], 10, "it has begun"
+        )
         served = 0
         while not late.done():
             client(lab, "xena").status()
