@@ -32,7 +32,8 @@ GUESTS = 50
 # jacinth lets one peer change its connection 10 times a second, and all together 100 times. So the
 # parts before and after the first count take both about as long.
 OF_XENA = CYCLES // 20
-WARM = {"jacinth": CYCLES // 5, "xena": 2 * OF_XENA // 5}  # cycles before the first count
+# Cycles before the first count: so many that the history of each guest is full by then.
+WARM = {"jacinth": CYCLES // 4, "xena": 2 * OF_XENA // 5}
 MEASURED = {"jacinth": CYCLES - WARM["jacinth"], "xena": OF_XENA - WARM["xena"]}
 DAEMONS = tuple(WARM)
 TIMEOUT = 60.0  # seconds of one change of xena's
