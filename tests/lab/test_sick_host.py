@@ -175,9 +175,15 @@ def test_a_full_state_directory_stops_nothing(lab: Lab) -> None:
     assert "watermarks_saved" in daemon.log[known:]
 
 
+_STREAMS = 3  # descriptors: those that every program has
+
+
 @contextmanager
-def descriptors(lab: Lab, host: str, more: int) -> Iterator[None]:
-    """Let a host's daemon have so many descriptors besides those that it has."""
+def descriptors(lab: Lab, host: str, more: int | None) -> Iterator[None]:
+    """Let a host's daemon have so many descriptors besides those that it has; None: not one.
+
+    The limit is on their numbers, and a low one may be free for another.
+    """
     process = lab.daemon(host).process
     assert process is not None
     used = len(list(Path(f"/proc/{process}/fd").iterdir()))
@@ -188,7 +194,8 @@ def descriptors(lab: Lab, host: str, more: int) -> Iterator[None]:
     limit = (*own, "prlimit", f"--pid={process}")
     asked = (*limit, "--nofile", "--raw", "--noheadings", "--output=SOFT")
     before = subprocess.run(asked, check=True, text=True, capture_output=True).stdout.strip()
-    subprocess.run((*limit, f"--nofile={used + more}:"), check=True)
+    allowed = _STREAMS if more is None else used + more
+    subprocess.run((*limit, f"--nofile={allowed}:"), check=True)
     try:
         yield
     finally:
@@ -229,7 +236,7 @@ def test_without_descriptors_the_daemon_waits(lab: Lab) -> None:
     process, known = daemon.process, len(daemon.log)
     assert process is not None
     with Ping(lab, "xena", LEAF[4]) as ping:
-        with descriptors(lab, "xena", -5):
+        with descriptors(lab, "xena", None):
             with pytest.raises(LocalFailure):
                 client(lab, "xena").status()
             began, used = time.monotonic(), processor_seconds(process)
