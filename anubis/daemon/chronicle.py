@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+from anubis.daemon import lasting
 from anubis.daemon.aside import Aside
 from anubis.daemon.log import event
 from anubis.happening import Happening, details
@@ -184,11 +184,7 @@ class _File:
         content = _encode(entries)
         with self._turn:
             self.whole = False
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
-                _write_all(descriptor, content)
-            finally:
-                os.close(descriptor)
+            lasting.append(self.path, content)
             self._size += len(content)
             self.whole = True
         return len(content)
@@ -202,19 +198,7 @@ class _File:
         with self._turn:
             self.whole = False
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self.path.with_suffix(".new")
-            temporary.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600)
-            try:
-                _write_all(descriptor, content)
-                os.fsync(descriptor)
-            except OSError:
-                temporary.unlink()  # a full disk needs the room
-                raise
-            finally:
-                os.close(descriptor)
-            temporary.replace(self.path)
+            lasting.put(self.path, content, lasting=True)
             self._size = self._useful = len(content)
             self.whole = True
         return len(content)
@@ -231,10 +215,3 @@ def _read(line: bytes) -> Happening | None:
         return Happening.from_json(data) if isinstance(data, dict) else None
     except (ValueError, RecursionError):
         return None
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    """Write everything: a disk that becomes full takes a part and complains only of the rest."""
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]

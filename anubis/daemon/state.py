@@ -11,13 +11,13 @@ import asyncio
 import errno
 import json
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anubis.daemon import lasting
 from anubis.daemon.hooks import Owed
 from anubis.daemon.log import event
 from anubis.errors import LocalFailure
@@ -158,27 +158,13 @@ class StateFile:
         if text == self._written:
             return
         try:
-            self._replace(text)
+            lasting.put(self._path, text.encode(), lasting=False)  # /run is gone with the power
         except OSError as error:
             raise LocalFailure(
                 f"{error.strerror}: {self._path}, which has to say what is about to be done",
                 _HINTS.get(error.errno or 0, f"see: ls -ld {self._path.parent}"),
             ) from error
         self._written = text
-
-    def _replace(self, text: str) -> None:
-        temporary = self._path.with_suffix(".new")
-        # What lies there is of a killed daemon, or a trap of who owned the directory before.
-        temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            with open(descriptor, "w") as file:  # noqa: PTH123  the descriptor carries the mode
-                file.write(text)
-            temporary.replace(self._path)
-        except OSError:
-            temporary.unlink()  # a full disk needs the room
-            raise
 
 
 class StateKeeper:

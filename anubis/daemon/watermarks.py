@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from anubis.daemon import lasting
 from anubis.daemon.log import event
 from anubis.errors import LocalFailure
 from anubis.wireguard.keys import KEY_SIZE, PublicKey
@@ -196,11 +196,7 @@ class _Log:
     def append(self, marks: Marks) -> None:
         """Append records, not yet for a power cut. Raises OSError, and then it is not whole."""
         self.whole = False
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            _write_all(descriptor, _encode(marks.items()))
-        finally:
-            os.close(descriptor)
+        lasting.append(self.path, _encode(marks.items()))
         self._records += len(marks)
         self.whole = True
 
@@ -211,26 +207,14 @@ class _Log:
         """
         self.whole = False
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            _write_all(descriptor, _encode(marks.items()))
-            os.fsync(descriptor)
-        except OSError:
-            temporary.unlink()  # a full disk needs the room
-            raise
-        finally:
-            os.close(descriptor)
-        temporary.replace(self.path)
-        _sync(self.path.parent)
+        lasting.put(self.path, _encode(marks.items()), lasting=True)
+        lasting.sync(self.path.parent)
         self._records = self._useful = len(marks)
         self.whole = True
 
     def sync(self) -> None:
         """Have on the disk what was appended. Raises OSError."""
-        _sync(self.path)
+        lasting.sync(self.path)
 
     def remove(self) -> bool:
         """Remove the file, which is superseded; return whether there was one."""
@@ -249,18 +233,3 @@ def _encode(records: Iterable[tuple[PublicKey, int]]) -> bytes:
         _RECORD.pack(bytes(key), unix_ns.to_bytes(12, signed=True)) for key, unix_ns in records
     )
     return b"".join(record + _CHECK.pack(zlib.crc32(record)) for record in packed)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    """Write everything: a disk that becomes full takes a part and complains only of the rest."""
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -179,7 +179,7 @@ async def test_many_share_one_wait_for_the_disk(
     await marks.record()
     synced: list[int] = []
     monkeypatch.setattr(
-        "anubis.daemon.watermarks._sync", lambda path: synced.append(path.stat().st_size)
+        "anubis.daemon.lasting.sync", lambda path: synced.append(path.stat().st_size)
     )
     needed: list[tuple[int, int]] = []
 
